@@ -1,0 +1,41 @@
+"""inversion: any executable becomes a durable, stateful function behind HTTP, on nothing but PostgreSQL.
+
+The modules in reading order. A module imports only what stands above it in this list (a test reads it):
+
+    errors              whose fault it is; the closed list of codes
+    messages            the nouns, in the order of the six steps
+    config              inversion.toml -> frozen Config
+    ids                 request and turn ids
+    json_text           the one JSON door: check, cut raw, splice
+    protocol.frames     bytes <-> lines <-> frames; sans-IO like all of protocol
+    protocol.conversation  the life of one runtime as a table
+    protocol.roster     the pool as a pure planner
+    protocol.verdict    (error, request, time left) -> run again | give up
+    observe.logs        the only door to structlog
+    observe.metrics     the only door to prometheus
+    gate                where a turn parks until a gatherer resumes it
+    transition          THE STRAIGHT LINE: one turn, six steps, one screen
+    mailbox             one queue per entity; starts the next turn
+    calls               admission: makes a request of a call and waits for its answer
+    state.sql           all SQL there is
+    state.arrays        binary arrays for parameters
+    state.postgres      psycopg under trio
+    state.cache         states in memory, bounded in bytes
+    state.resolver      unknown outcomes
+    state.store         loads and commits in batches
+    state.migrate       numbered SQL, applied once
+    processes.child     one OS process
+    processes.worker    one process and one conversation
+    processes.exec_mode one process per call
+    processes.supervisor  the nursery: executes the roster's plan
+    http.connection     httptools on trio: bytes <-> requests
+    http.problem        errors as problem+json
+    http.server         listeners, limits, sweeping of slow clients
+    http.routes         the ingress: /v1/call, /v1/state
+    http.admin          the admin door
+    embedded            the local PostgreSQL as one more supervised child
+    app                 the composition root
+    cli                 click commands
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,4 @@
+"""Click commands."""
+
+
+def main() -> None: ...

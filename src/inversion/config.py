@@ -1,0 +1,130 @@
+"""inversion.toml as one frozen `Config`; every limit with its reason.
+
+Read by `load` (tomllib + cattrs): unknown keys are errors that name the nearest right one, durations and
+sizes carry units ("30s", "1MiB"). Seconds and bytes after that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+
+import attrs
+
+
+class Mode(Enum):
+    LINES = "lines"  #: long-lived processes, one JSON frame a line
+    EXEC = "exec"  #: one process per call, bytes in and out
+    CGI = "cgi"  #: comes with a later release: refused when the config is read
+
+
+class HelloRule(Enum):
+    AUTO = "auto"
+    REQUIRED = "required"
+    NONE = "none"
+
+
+class Channel(Enum):
+    STDIO = "stdio"
+    FD3 = "fd3"
+
+
+class Correlate(Enum):
+    ID = "id"
+    ORDER = "order"
+
+
+class Sandbox(Enum):
+    NONE = "none"
+    BASIC = "basic"
+    STRICT = "strict"
+
+
+@attrs.frozen(slots=True)
+class Processes:
+    """Children of one function on one node."""
+
+    min: int = 0
+    max: int = 2
+
+
+@attrs.frozen(slots=True)
+class Retry:
+    """Of messages between entities."""
+
+    attempts: int = 10
+    max_age_s: float = 86_400.0
+
+
+@attrs.frozen(slots=True)
+class Function:
+    """One function: a named deployment of an executable."""
+
+    name: str
+    command: tuple[str, ...]
+    folder: Path  #: where the command runs: the folder of inversion.toml
+    mode: Mode = Mode.LINES
+    timeout_s: float = 30.0
+    processes: Processes = Processes()
+    idle_s: float = 300.0
+    grace_s: float = 2.0  #: between TERM and KILL
+    state: bool = True
+    hello: HelloRule = HelloRule.AUTO
+    channel: Channel = Channel.STDIO
+    correlate: Correlate = Correlate.ID
+    strict: bool = False
+    rerun: int = 1
+    sandbox: Sandbox = Sandbox.BASIC
+    retry: Retry = Retry()
+    output: str = "application/octet-stream"  #: exec: "json" (validated), or a media type
+    exit: Mapping[int, int] = attrs.field(factory=dict)  #: exec: exit code -> status 400-499
+    env: Mapping[str, str] = attrs.field(factory=dict)
+
+
+@attrs.frozen(slots=True)
+class Queues:
+    """How many requests may wait. The entity's is the length of about a second of a hot key's work."""
+
+    entity: int = 1_000
+    function: int = 5_000
+    node: int = 20_000
+
+
+@attrs.frozen(slots=True)
+class Limits:
+    """What one request, answer or node may hold."""
+
+    body_bytes: int = 1 << 20
+    state_bytes: int = 1 << 20
+    response_bytes: int = 1 << 20
+    effects_bytes: int = 1 << 20
+    queue: Queues = Queues()
+    connections: int = 10_000
+    cache_bytes: int = 256 << 20
+
+    @property
+    def frame_bytes(self) -> int:
+        """A line's limit, both ways: the parts' sum and 64 KiB for the rest (protocol.md, Rules)."""
+        return self.body_bytes + self.state_bytes + self.response_bytes + self.effects_bytes + (64 << 10)
+
+
+@attrs.frozen(slots=True)
+class Http:
+    read_state: bool = False  #: GET /v1/state in `serve`; `dev` always allows it
+
+
+@attrs.frozen(slots=True)
+class Retention:
+    keys_s: float = 86_400.0
+    outputs_s: float = 86_400.0
+    tombstones_s: float = 604_800.0
+
+
+@attrs.frozen(slots=True)
+class Config:
+    functions: Mapping[str, Function] = attrs.field(factory=dict)
+    limits: Limits = Limits()
+    http: Http = Http()
+    retention: Retention = Retention()
+    folder: Path = Path()  #: of inversion.toml; `.inversion/` lies here

@@ -1,0 +1,1 @@
+"""The front door and the admin door: httptools on trio."""

@@ -1,0 +1,193 @@
+"""The nouns of one transition, in the order of the six steps.
+
+Address -> Request -> State -> MessageIn -> MessageOut -> Stored -> Response. A `Turn` carries them: one
+pass of one entity, with one state, one or more requests and one commit.
+JSON is held as the sender's bytes, checked once (json_text) and never rewritten.
+Times are seconds of a monotonic clock unless a name says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
+
+import attrs
+
+from inversion.errors import FunctionError, InversionError
+
+
+class Step(Enum):
+    """The six steps; their names are function names, log events and Server-Timing columns."""
+
+    RECEIVE_REQUEST = "receive_request"
+    LOAD_STATE = "load_state"
+    SEND_MESSAGE_IN = "send_message_in"
+    RECEIVE_MESSAGE_OUT = "receive_message_out"
+    STORE_STATE = "store_state"
+    SEND_RESPONSE = "send_response"
+
+
+@attrs.frozen(slots=True)
+class Address:
+    """One entity, or a function without a key: then the call is stateless."""
+
+    function: str
+    key: str | None
+
+
+@attrs.define(slots=True, eq=False)
+class Request:
+    """One caller waiting for one answer. Mutable only in what the mailbox counts."""
+
+    id: str
+    address: Address
+    handler: str
+    body: bytes  #: lines: checked JSON without raw CR or LF; exec: the bytes as they came
+    content_type: str
+    received_s: float
+    deadline_s: float
+    caller_timeout_s: float | None  #: what `Inversion-Timeout` asked for
+    now: str  #: RFC 3339, the same for all attempts
+    seed: str  #: the same for all attempts
+    trace: str | None  #: W3C traceparent
+    respond: Callable[[Response], None]  #: called exactly once, through `answer`
+    attempt: int = 1
+    deaths: int = 0  #: processes that ended while they held this request
+    retries: int = 0  #: times the function asked to be run again
+    alone: bool = False  #: after a death it runs with nothing else in its process
+    turn: Turn | None = None  #: None while it waits in the mailbox
+    answered: bool = False
+
+    def answer(self, response: Response) -> None:
+        """Give the caller its answer; a second one is dropped (the deadline may have come first)."""
+        if not self.answered:
+            self.answered = True
+            self.respond(response)
+
+
+@attrs.frozen(slots=True)
+class State:
+    """What the store holds for an entity. `value` None: there is none (never stored, or deleted)."""
+
+    value: bytes | None
+    version: int
+    turn: bytes | None  #: 16 bytes: the turn that wrote it; None: never stored
+    fresh: bool = False  #: read from the database during this turn: no further check is due
+
+
+#: What a stateless call runs on.
+NO_STATE = State(value=None, version=0, turn=None, fresh=True)
+
+
+@attrs.define(slots=True, eq=False)
+class Turn:
+    """One pass of one entity on this node. `step` tells a failure where it happened."""
+
+    address: Address
+    requests: list[Request]
+    begun_s: float
+    step: Step = Step.RECEIVE_REQUEST
+    marks: list[float] = attrs.field(factory=list)  #: when each finished step ended
+    commit_sent: bool = False  #: from here on the outcome is not ours to decide
+
+    @property
+    def abandoned(self) -> bool:
+        """A member was answered already (its deadline passed)."""
+        return any(request.answered for request in self.requests)
+
+    @property
+    def forsaken(self) -> bool:
+        """Nobody waits for this turn any more."""
+        return all(request.answered for request in self.requests)
+
+
+@attrs.define(slots=True, eq=False)
+class MessageIn:
+    """What goes to a runtime: the requests of a turn and the state they start from."""
+
+    turn: Turn
+    state: State
+
+    @property
+    def id(self) -> str:
+        """Request id + "." + attempt (protocol.md): unique among what is in flight."""
+        first = self.turn.requests[0]
+        return f"{first.id}.{first.attempt}"
+
+    @property
+    def exclusive(self) -> bool:
+        """Runs with nothing else in its process: it was there when a process died."""
+        return self.turn.requests[0].alone
+
+
+class Change(Enum):
+    """What message-out does to the state: absent, null and deleted are three things."""
+
+    KEEP = "keep"
+    PUT = "put"
+    DELETE = "delete"
+
+
+@attrs.define(slots=True, eq=False)
+class Answer:
+    """The answer to one request of a turn."""
+
+    response: bytes | None = None  #: raw JSON (lines) or bytes (exec); None: `null` was meant
+    error: FunctionError | None = None
+    changed: bool = False  #: this message put or deleted the state: a version of its own
+
+
+@attrs.define(slots=True, eq=False)
+class MessageOut:
+    """What came back from a runtime: an answer for each request, and one change of state."""
+
+    answers: Sequence[Answer]
+    change: Change = Change.KEEP
+    state: bytes | None = None  #: raw JSON when `change` is PUT
+    content_type: str = "application/json"
+
+
+@attrs.define(slots=True, eq=False)
+class Stored:
+    """What step 5 made sure of: the answers may go out, each with the version after its message."""
+
+    answers: Sequence[Answer]
+    versions: Sequence[int | None]  #: one for each answer; None: the call was stateless
+    content_type: str = "application/json"
+
+
+@attrs.define(slots=True, eq=False)
+class Response:
+    """What a caller gets. Exactly one of `error`, `function_error` or a body with status 200."""
+
+    body: bytes = b""
+    content_type: str = "application/json"
+    version: int | None = None
+    error: InversionError | None = None
+    function_error: FunctionError | None = None
+    timings: Sequence[tuple[Step, float]] = ()  #: seconds spent in each step
+
+
+@attrs.frozen(slots=True)
+class Handler:
+    """A handler that a runtime declared in its hello."""
+
+    name: str
+    reads_only: bool = False
+
+
+@attrs.frozen(slots=True)
+class Hello:
+    """What a runtime said of itself in its first line; a silent one is `SILENT`."""
+
+    protocol: int = 1
+    runtime: str = ""
+    pipeline: int = 1  #: frames it takes before it answers
+    batch: int = 1  #: messages it takes in one frame
+    cancel: bool = False
+    integers: int = 64  #: 53: larger integers are refused before they reach it
+    handlers: Mapping[str, Handler] | None = None  #: None: it did not say, any name goes
+
+
+#: A program that knows nothing of us: one frame at a time, any handler.
+SILENT = Hello()

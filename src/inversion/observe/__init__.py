@@ -1,0 +1,1 @@
+"""Logs and metrics: the only doors to structlog and prometheus."""

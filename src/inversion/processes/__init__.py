@@ -1,0 +1,1 @@
+"""The process wing: children, their conversations, and the pools they serve in."""

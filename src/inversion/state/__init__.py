@@ -1,0 +1,1 @@
+"""The Postgres wing: what the state manager promises stands in docs/state.md."""
