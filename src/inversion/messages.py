@@ -48,6 +48,7 @@ class Request:
     deadline_s: float
     caller_timeout_s: float | None  #: what `Inversion-Timeout` asked for
     now: str  #: RFC 3339, the same for all attempts
+    deadline: str  #: RFC 3339: `deadline_s` as the function is told it
     seed: str  #: the same for all attempts
     trace: str | None  #: W3C traceparent
     respond: Callable[[Response], None]  #: called exactly once, through `answer`

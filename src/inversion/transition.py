@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from time import perf_counter
 from typing import Protocol
 
-from inversion.errors import Abandoned
+from inversion.errors import Abandoned, RetryAsked
 from inversion.messages import MessageIn, MessageOut, Request, Response, State, Step, Stored, Turn
+from inversion.protocol.verdict import retry_asked
 
 
 class Store(Protocol):
@@ -60,6 +61,10 @@ async def send_message_in(turn: Turn, runtime: Runtime, state: State) -> Sent:
 
 async def receive_message_out(turn: Turn, sent: Sent) -> MessageOut:
     out = await sent.receive_message_out()
+    if asking := retry_asked(turn.requests, out):
+        for request in asking:
+            request.retries += 1
+        raise RetryAsked
     _next(turn, Step.STORE_STATE)
     return out
 

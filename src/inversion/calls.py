@@ -1,0 +1,159 @@
+"""Admission: makes a Request of a call, posts it, and waits for its one answer.
+
+Everything that can be refused without running anything is refused here: unknown functions and handlers,
+bodies that are no JSON, integers a runtime cannot hold, full queues, a draining node.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from time import gmtime, perf_counter, strftime, time
+from typing import Final, Protocol
+
+import trio
+
+from inversion import json_text
+from inversion.config import Config, Function, Mode
+from inversion.errors import Code, InversionError, RequestRefused
+from inversion.ids import new_id, new_seed
+from inversion.mailbox import Pool, PostOffice
+from inversion.messages import Address, Hello, Request, Response, State
+
+
+class SpokenPool(Pool, Protocol):
+    @property
+    def hello(self) -> Hello | None:
+        """What the function's runtime said of itself; None while nobody knows."""
+
+
+class StateReader(Protocol):
+    async def read_state(self, address: Address) -> State: ...
+
+
+class _Caller:
+    """The trio task that waits for one answer."""
+
+    __slots__ = ("_parked", "_task", "response")
+
+    def __init__(self) -> None:
+        self._task = trio.lowlevel.current_task()
+        self._parked = False
+        self.response: Response | None = None
+
+    def respond(self, response: Response) -> None:
+        self.response = response
+        if self._parked:
+            self._parked = False
+            trio.lowlevel.reschedule(self._task)
+
+    async def wait(self) -> Response:
+        """The answer. A cancelled caller goes; its request runs on to its commit."""
+        if self.response is None:
+            self._parked = True
+            await trio.lowlevel.wait_task_rescheduled(self._leave)
+        assert self.response is not None
+        return self.response
+
+    def _leave(self, _raise_cancel: object) -> trio.lowlevel.Abort:
+        self._parked = False
+        return trio.lowlevel.Abort.SUCCEEDED
+
+
+class Calls:
+    """What the front door and the admin door talk to."""
+
+    def __init__(
+        self, config: Config, office: PostOffice, pools: Mapping[str, SpokenPool], states: StateReader
+    ):
+        self._config = config
+        self._office = office
+        self._pools = pools
+        self._states = states
+        self.draining = False
+
+    def function(self, name: str) -> Function:
+        """The function of that name. Raises RequestRefused (`no_function`) naming the nearest ones."""
+        function = self._config.functions.get(name)
+        if function is None:
+            near = difflib.get_close_matches(name, self._config.functions, n=3)
+            advice = f"did you mean {' or '.join(near)}?" if near else "see /v1/functions on the admin port"
+            raise RequestRefused(Code.NO_FUNCTION, f"no function is named {name!r}: {advice}")
+        return function
+
+    async def call(
+        self,
+        function: str,
+        key: str | None,
+        handler: str,
+        body: bytes,
+        *,
+        content_type: str,
+        timeout_s: float | None,
+        trace: str | None,
+    ) -> tuple[str, Response]:
+        """Run one call through the six steps: (request id, response). Raises RequestRefused at the door."""
+        received_s = perf_counter()
+        now_unix_s = time()
+        found = self.function(function)
+        if self.draining:
+            raise RequestRefused(Code.DRAINING, "this node is shutting down; try another", retry_after_s=1)
+        if found.mode is Mode.LINES:
+            body = self._admit(found, handler, body)
+        allowed_s = found.timeout_s if timeout_s is None else min(found.timeout_s, timeout_s)
+        caller = _Caller()
+        request = Request(
+            id=new_id(),
+            address=Address(function, key),
+            handler=handler,
+            body=body,
+            content_type=content_type,
+            received_s=received_s,
+            deadline_s=received_s + allowed_s,
+            caller_timeout_s=timeout_s,
+            now=rfc3339(now_unix_s),
+            deadline=rfc3339(now_unix_s + allowed_s),
+            seed=new_seed(),
+            trace=trace,
+            respond=caller.respond,
+        )
+        self._office.post(request)
+        return request.id, await caller.wait()
+
+    async def read_state(self, function: str, key: str) -> State:
+        """The newest committed state of an entity. Raises InversionError when the database is away."""
+        found = self.function(function)
+        with trio.move_on_after(found.timeout_s):
+            return await self._states.read_state(Address(function, key))
+        raise InversionError(
+            Code.DATABASE_UNAVAILABLE, "the database did not answer in time", retry_after_s=1
+        )
+
+    def _admit(self, function: Function, handler: str, body: bytes) -> bytes:
+        hello = self._pools[function.name].hello
+        checked = json_text.check(body) if body else b"null"
+        if hello is not None:
+            if hello.handlers is not None and handler not in hello.handlers:
+                known = ", ".join(sorted(hello.handlers)) or "none"
+                raise RequestRefused(
+                    Code.NO_HANDLER, f"function {function.name} has no handler {handler!r}; it has: {known}"
+                )
+            if hello.integers == 53:
+                json_text.check_integers_53(checked)
+        return checked
+
+
+def rfc3339(unix_s: float) -> str:
+    """A time as `ctx.now` and `ctx.deadline` carry it: UTC, milliseconds, `Z`."""
+    second = int(unix_s)
+    text = _seconds.get(second)
+    if text is None:
+        if len(_seconds) >= _MAX_SECONDS:
+            _seconds.clear()
+        text = _seconds[second] = strftime("%Y-%m-%dT%H:%M:%S", gmtime(second))
+    return f"{text}.{int((unix_s - second) * 1000):03d}Z"
+
+
+#: Formatting the date costs more than all the rest of a request's admission; seconds repeat.
+_MAX_SECONDS: Final = 256
+_seconds: dict[int, str] = {}

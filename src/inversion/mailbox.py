@@ -1,0 +1,180 @@
+"""One queue per entity; starts the next turn when the one before is known to be done.
+
+Owns queues and counts, decides nothing itself: which requests run again is the verdict's. A stateless
+request gets a mailbox of its own, so that every call goes the same straight line. Nothing here awaits.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from time import perf_counter
+from typing import Protocol
+
+from inversion.config import Function, Limits
+from inversion.errors import Code, ProcessDied, RequestRefused
+from inversion.gate import Walk
+from inversion.messages import Address, Request, Response, Turn
+from inversion.protocol import verdict
+from inversion.transition import Runtime, Store, transition
+
+
+class Pool(Runtime, Protocol):
+    """What a mailbox asks of a function's pool beyond running a message."""
+
+    @property
+    def batch(self) -> int:
+        """How many messages a frame may carry now."""
+
+    def begun_s(self, turn: Turn) -> float | None:
+        """When a process could begin this turn; None while it waits behind another."""
+
+
+class Mailbox:
+    """The requests of one entity, in the order they came."""
+
+    __slots__ = ("_office", "_starting", "address", "function", "most", "pool", "queue", "turn")
+
+    def __init__(self, office: PostOffice, address: Address, function: Function, pool: Pool):
+        self._office = office
+        self._starting = False
+        self.address = address
+        self.function = function
+        self.pool = pool
+        self.queue: deque[Request] = deque()
+        self.turn: Turn | None = None
+        self.most: int | None = None  #: after an overrun: no more than this in a turn
+
+    def put(self, request: Request) -> None:
+        self.queue.append(request)
+        self._start_turns()
+
+    def _start_turns(self) -> None:
+        # A loop, not recursion: a turn may end before it has parked, and `_ended` calls this again.
+        if self._starting:
+            return
+        self._starting = True
+        while self.turn is None and (requests := self._cut()):
+            self.turn = turn = Turn(self.address, requests, perf_counter())
+            walk: Walk[object, object] = Walk(transition(turn, self._office.store, self.pool), self._ended)
+            walk.start()
+        self._starting = False
+        if self.turn is None:
+            self._office.forget(self)
+
+    def _cut(self) -> list[Request]:
+        """Take the next turn's requests: as many as fit into one frame."""
+        requests: list[Request] = []
+        most = min(self.pool.batch, self.most or self.pool.batch)
+        room_bytes = self._office.limits.body_bytes
+        while self.queue:
+            request = self.queue[0]
+            if request.answered:
+                self.queue.popleft()
+                continue
+            if requests and (
+                len(requests) >= most or request.alone or requests[0].alone or len(request.body) > room_bytes
+            ):
+                break
+            room_bytes -= len(request.body)
+            requests.append(self.queue.popleft())
+        return requests
+
+    def _ended(self, error: Exception | None) -> None:
+        turn, self.turn = self.turn, None
+        assert turn is not None
+        if error is None:
+            self.most = None
+        else:
+            self._run_again(turn, error)
+        self._office.finished(turn.requests)
+        self._start_turns()
+
+    def _run_again(self, turn: Turn, error: Exception) -> None:
+        now_s = perf_counter()
+        again: list[Request] = []
+        for request in turn.requests:
+            request.turn = None
+            if request.answered:
+                continue
+            match verdict.judge(error, turn, request, rerun=self.function.rerun, now_s=now_s):
+                case verdict.GiveUp(error=reason):
+                    request.answer(Response(error=reason))
+                case verdict.RunAgain(how=how):
+                    request.attempt += 1
+                    request.deaths += isinstance(error, ProcessDied)
+                    request.alone = request.alone or how is verdict.How.ALONE
+                    if how is verdict.How.IN_HALVES:
+                        self.most = max(1, len(turn.requests) // 2)
+                    again.append(request)
+        self.queue.extendleft(reversed(again))
+        self._office.on_failure(turn, error)
+
+
+class PostOffice:
+    """All mailboxes of a node, and how many requests live in them."""
+
+    def __init__(
+        self,
+        store: Store,
+        pools: Mapping[str, Pool],
+        functions: Mapping[str, Function],
+        limits: Limits,
+        on_failure: Callable[[Turn, Exception], None],
+    ):
+        self.store = store
+        self.limits = limits
+        self.on_failure = on_failure
+        self.live: set[Request] = set()
+        self._pools = pools
+        self._functions = functions
+        self._mailboxes: dict[Address, Mailbox] = {}
+        self._live_of_function: dict[str, int] = dict.fromkeys(functions, 0)
+
+    def post(self, request: Request) -> None:
+        """Queue a request for its entity. Raises RequestRefused (`queue_full`) at a limit."""
+        address = request.address
+        name = address.function
+        queues = self.limits.queue
+        if len(self.live) >= queues.node:
+            raise _full(f"this node holds {queues.node} requests")
+        if self._live_of_function[name] >= queues.function:
+            raise _full(f"function {name} holds {queues.function} requests on this node")
+        mailbox = None if address.key is None else self._mailboxes.get(address)
+        if mailbox is None:
+            mailbox = Mailbox(self, address, self._functions[name], self._pools[name])
+            if address.key is not None:
+                self._mailboxes[address] = mailbox
+        elif len(mailbox.queue) >= queues.entity:
+            raise _full(f"{queues.entity} requests wait for this entity")
+        self.live.add(request)
+        self._live_of_function[name] += 1
+        mailbox.put(request)
+
+    def finished(self, requests: Iterable[Request]) -> None:
+        """Count those out that have their answer."""
+        for request in requests:
+            if request.answered and request in self.live:
+                self.live.remove(request)
+                self._live_of_function[request.address.function] -= 1
+
+    def forget(self, mailbox: Mailbox) -> None:
+        """An idle mailbox leaves; the next request makes a new one."""
+        if self._mailboxes.get(mailbox.address) is mailbox:
+            del self._mailboxes[mailbox.address]
+
+    def sweep(self, now_s: float) -> None:
+        """Answer every request whose deadline passed, wherever it is."""
+        late = [request for request in self.live if request.deadline_s <= now_s]
+        for request in late:
+            turn = request.turn
+            if turn is not None and verdict.leaves_it_to_the_function_timeout(
+                request, self._pools[request.address.function].begun_s(turn)
+            ):
+                continue
+            request.answer(Response(error=verdict.expired(turn)))
+        self.finished(late)
+
+
+def _full(what: str) -> RequestRefused:
+    return RequestRefused(Code.QUEUE_FULL, f"{what}; try again", retry_after_s=1)
