@@ -5,12 +5,16 @@ The modules in reading order. A module imports only what stands above it in this
     errors              whose fault it is; the closed list of codes
     messages            the nouns, in the order of the six steps
     config              inversion.toml -> frozen Config
+    config_values       durations, sizes, commands: what one value may be
+    config_file         reads inversion.toml; one sentence for each fault
+    config_guess        how to run one file that has no inversion.toml
     ids                 request and turn ids
     json_text           the one JSON door: check, cut raw, splice
     protocol.frames     bytes <-> lines <-> frames; sans-IO like all of protocol
     protocol.conversation  the life of one runtime as a table
     protocol.roster     the pool as a pure planner
     protocol.verdict    (error, request, time left) -> run again | give up
+    observe.outlet      one line at a time to a stream, without ever blocking
     observe.logs        the only door to structlog
     observe.metrics     the only door to prometheus
     gate                where a turn parks until a gatherer resumes it

@@ -1,7 +1,7 @@
 """inversion.toml as one frozen `Config`; every limit with its reason.
 
-Read by `load` (tomllib + cattrs): unknown keys are errors that name the nearest right one, durations and
-sizes carry units ("30s", "1MiB"). Seconds and bytes after that.
+Read by config_file.load (tomllib + cattrs): unknown keys are errors that name the nearest right one,
+durations and sizes carry units ("30s", "1MiB"). Seconds and bytes after that.
 """
 
 from __future__ import annotations
