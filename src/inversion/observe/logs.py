@@ -173,9 +173,10 @@ class _Sink:
             text = escape(str(rest.pop("text")))
             return " ".join([time, function, sign, text, *self._pairs(rest)])
         shown = "" if level == "info" else self._paint(_COLOURS.get(level, ""), level) + " "
-        return " ".join(
-            [time, f"{shown}{self._paint(_DIM, name)}", self._paint(_BOLD, event), *self._pairs(rest)]
-        )
+        trace = str(rest.pop("exception", "")).splitlines()
+        head = [time, f"{shown}{self._paint(_DIM, name)}", self._paint(_BOLD, escape(event))]
+        # Only our own tracebacks take more than one line, and only for people.
+        return "\n    ".join([" ".join([*head, *self._pairs(rest)]), *map(escape, trace)])
 
     def _pairs(self, fields: Mapping[str, object]) -> list[str]:
         return [f"{self._paint(_DIM, name + '=')}{_quoted(value)}" for name, value in fields.items()]
@@ -189,7 +190,7 @@ def _presentable(name: str, value: object) -> object:
     if _SECRET_NAME.search(name):
         return _MASK
     if value is None or isinstance(value, bool | int | float):
-        return value
+        return value if not isinstance(value, int) or -(2**63) <= value < 2**64 else str(value)
     text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
     if len(text) > _MOST_TEXT_CHARACTERS:
         text = f"{text[:_MOST_TEXT_CHARACTERS]}... ({len(text) - _MOST_TEXT_CHARACTERS} more)"
