@@ -32,7 +32,8 @@ The modules in reading order. A module imports only what stands above it in this
     processes.worker    one process and one conversation
     processes.exec_mode one process per call
     processes.supervisor  the nursery: executes the roster's plan
-    http.connection     httptools on trio: bytes <-> requests
+    http.framing        where one request ends; what is refused
+    http.connection     one socket, one task, requests in order
     http.problem        errors as problem+json
     http.server         listeners, limits, sweeping of slow clients
     http.routes         the ingress: /v1/call, /v1/state

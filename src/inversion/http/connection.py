@@ -1,0 +1,397 @@
+"""One connection: a socket, one task, requests answered in order.
+
+Read a request, answer it, read the next: nothing is read while an answer is awaited, so what a client
+pipelines waits in the kernel. The socket is driven without a stream, a nursery or a cancel scope: the
+server's sweeper ends a *wait* for the socket (`interrupt`) when `deadline_s` has passed, a drain does when
+the connection is idle. A task that waits for an answer instead is not touched: a call that was begun
+goes on although its client went away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+from enum import Enum
+from http import HTTPStatus
+from math import inf
+from time import monotonic
+from typing import Final, Protocol
+
+import attrs
+import trio
+from trio.lowlevel import wait_readable, wait_writable
+
+from inversion.errors import Code, InversionError, Outcome, RequestRefused
+from inversion.http.framing import (
+    HEAD_END,
+    MAX_HEAD_BYTES,
+    Chunks,
+    Head,
+    HeadParser,
+    HttpRequest,
+    head_too_large,
+    refused,
+)
+from inversion.observe.logs import get_logger
+
+_log = get_logger("http")
+
+#: One read: a head, or a good piece of a body. Also what one client can make us hold ahead of its turn.
+_READ_BYTES: Final = 64 << 10
+#: What is read and thrown away after a refusal, so that the answer is not lost to a reset (RFC 9112, 9.6).
+_LINGER_BYTES: Final = 4 << 20
+
+#: SO_LINGER on, zero seconds: close sends a reset.
+_RESET: Final = struct.pack("ii", 1, 0)
+
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_CLOSE: Final = b"Connection: close\r\n"
+_KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
+_STATUS_LINES: Final = {
+    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode("ascii") for status in HTTPStatus
+}
+
+
+@attrs.define(slots=True, eq=False)
+class HttpResponse:
+    """One answer. `fields` are whole lines; Content-Length, Date and Connection are added on the way out."""
+
+    status: int
+    fields: bytes
+    body: bytes
+
+
+class Application(Protocol):
+    """What answers requests: the ingress, or the admin door."""
+
+    async def answer(self, request: HttpRequest) -> HttpResponse:
+        """Answer one request; raises InversionError, or anything else for a bug (500)."""
+        ...
+
+    def refuse(self, error: InversionError) -> HttpResponse:
+        """Put an error into words."""
+        ...
+
+
+@attrs.frozen(slots=True)
+class Deadlines:
+    """How long a client may take. None of it counts while an answer is awaited."""
+
+    head_s: float = 10.0  #: from a request's first byte to the end of its head
+    body_s: float = 60.0  #: for the whole body
+    idle_s: float = 75.0  #: between two requests: longer than the 60 s that load balancers keep
+    send_s: float = 30.0  #: without taking a byte of the answer
+    linger_s: float = 2.0  #: to take the answer after a refusal
+
+
+@attrs.define(slots=True, eq=False)
+class Counters:
+    """Plain integers that the metrics read."""
+
+    connections_open: int = 0
+    connections_total: int = 0
+    connections_refused: int = 0  #: over limits.connections
+    requests_by_class: list[int] = attrs.field(factory=lambda: [0] * 6)  #: answers; index = status // 100
+    framing_refused: int = 0
+    clients_gone: int = 0  #: reset, or gone before they took their answer
+    timeouts: int = 0
+    accept_failures: int = 0
+
+
+@attrs.define(slots=True, eq=False)
+class Service:
+    """What all connections of one server share."""
+
+    application: Application
+    body_bytes: int
+    deadlines: Deadlines
+    counters: Counters = attrs.field(factory=Counters)
+    date_line: bytes = b""
+    draining: bool = False
+
+
+class Phase(Enum):
+    """What a connection waits for."""
+
+    IDLE = "idle"
+    HEAD = "head"
+    BODY = "body"
+    CALL = "call"
+    SEND = "send"
+    LINGER = "linger"
+
+
+class Connection:
+    """See the module. `run` is the task; the server's sweeper uses the rest."""
+
+    __slots__ = (
+        "_buffer",
+        "_heads",
+        "_position",
+        "_service",
+        "_socket",
+        "deadline_s",
+        "phase",
+    )
+
+    def __init__(self, sock: socket.socket, service: Service) -> None:
+        self._socket = sock  #: non-blocking, ours to close
+        self._service = service
+        self._heads = HeadParser(service.body_bytes)
+        self._buffer = b""  #: what was read; requests before `_position` are done
+        self._position = 0
+        self.phase = Phase.IDLE
+        self.deadline_s = inf  #: monotonic
+
+    async def run(self) -> None:
+        """Serve until one side has had enough. Raises only Cancelled."""
+        try:
+            await self._converse()
+        except trio.ClosedResourceError:
+            self._say_too_slow()
+        except OSError:
+            # The client is gone; what it asked for has been done, or was never complete.
+            self._service.counters.clients_gone += 1
+        except Exception:
+            _log.exception("a connection met a bug")
+        finally:
+            # No task waits on the descriptor any more: the one that could was this one.
+            self._socket.close()
+            self._heads.close()
+
+    def interrupt(self) -> None:
+        """End the wait for the socket, if the task is in one: its deadline passed, or the server drains."""
+        trio.lowlevel.notify_closing(self._socket)
+
+    def turn_away(self, error: InversionError) -> None:
+        """In place of `run`: one answer, as far as it fits into the socket, and the end."""
+        with contextlib.suppress(OSError):
+            self._send_now(self._service.application.refuse(error))
+            self._socket.shutdown(socket.SHUT_WR)
+            self._socket.recv(_READ_BYTES)  # left unread, it would reset the connection
+        self._socket.close()
+        self._heads.close()
+
+    async def _converse(self) -> None:
+        service = self._service
+        application = service.application
+        while True:
+            try:
+                head = await self._receive()
+            except RequestRefused as error:
+                service.counters.framing_refused += 1
+                self.deadline_s = inf
+                await self._send(application.refuse(error), keep_alive=False)
+                await self._linger()
+                return
+            if head is None:
+                return
+            self.phase = Phase.CALL
+            self.deadline_s = inf
+            try:
+                response = await application.answer(head.request)
+            except InversionError as error:
+                response = application.refuse(error)
+            except Exception:
+                _log.exception("a request met a bug")
+                response = application.refuse(_internal())
+            keep_alive = head.keep_alive and not service.draining
+            await self._send(response, keep_alive, head.old, head.request.method == b"HEAD")
+            if not keep_alive:
+                await self._linger()
+                return
+
+    # Reading. `_buffer[_position:]` is what has been read ahead.
+
+    async def _receive(self) -> Head | None:
+        """The next request, or None at the end. Raises RequestRefused: then nothing may follow."""
+        head_end = self._buffer.find(HEAD_END, self._position)
+        if head_end < 0:
+            head_end = await self._read_head()
+            if head_end < 0:
+                return None
+        begin = self._position
+        body_begin = head_end + 4
+        head = self._heads.parse(self._buffer[begin:body_begin])
+        self._position = body_begin
+        length = head.length
+        if length == 0:
+            self._trim()
+            return head
+        if length is not None and len(self._buffer) - body_begin >= length:
+            self._position = body_begin + length
+            head.request.body = body = self._buffer[body_begin : self._position]
+            self._heads.skip(body)
+            self._trim()
+            return head
+        await self._read_body(head)
+        return head
+
+    def _trim(self) -> None:
+        if self._position == len(self._buffer):
+            self._buffer = b""
+            self._position = 0
+
+    async def _read_head(self) -> int:
+        """Read until a head is complete; where its blank line begins. -1: the client said goodbye."""
+        deadlines = self._service.deadlines
+        buffer = self._buffer[self._position :] if self._position else self._buffer
+        self._position = 0
+        if buffer:
+            self.phase = Phase.HEAD
+            self.deadline_s = monotonic() + deadlines.head_s
+        else:
+            self.phase = Phase.IDLE
+            self.deadline_s = monotonic() + deadlines.idle_s
+            if self._service.draining:
+                return -1
+        searched = 0
+        while True:
+            if len(buffer) > MAX_HEAD_BYTES:
+                raise head_too_large(buffer)
+            try:
+                data = await self._read(_READ_BYTES)
+            except trio.ClosedResourceError:
+                if self.phase is Phase.IDLE:
+                    return -1
+                raise
+            if not data:
+                if buffer.strip(b"\r\n"):
+                    raise refused("the connection ended within a head")
+                return -1
+            buffer = buffer + data if buffer else data
+            head_end = buffer.find(HEAD_END, searched)
+            if head_end >= 0:
+                self._buffer = buffer
+                return head_end
+            searched = max(0, len(buffer) - 3)
+            if self.phase is Phase.IDLE:
+                self.phase = Phase.HEAD
+                self.deadline_s = monotonic() + deadlines.head_s
+
+    async def _read_body(self, head: Head) -> None:
+        """Read the part of a body that did not come along with its head."""
+        self.phase = Phase.BODY
+        self.deadline_s = monotonic() + self._service.deadlines.body_s
+        ahead = self._buffer[self._position :]
+        self._buffer = b""
+        self._position = 0
+        if head.length is None:
+            chunks = Chunks(self._service.body_bytes)
+            rest = chunks.feed(ahead)
+            if rest is None and head.expects_continue and not ahead:
+                await self._send_bytes(_CONTINUE)
+            while rest is None:
+                rest = chunks.feed(await self._read_of_body(_READ_BYTES))
+            head.request.body = chunks.body
+            self._buffer = rest
+            self._heads.restart()
+            return
+        if head.expects_continue and not ahead:
+            await self._send_bytes(_CONTINUE)
+        parts = [ahead]
+        due = head.length - len(ahead)
+        while due:
+            part = await self._read_of_body(min(due, _READ_BYTES))
+            parts.append(part)
+            due -= len(part)
+        head.request.body = body = b"".join(parts)
+        self._heads.skip(body)
+
+    async def _read_of_body(self, most: int) -> bytes:
+        data = await self._read(most)
+        if not data:
+            raise refused("the connection ended within a body")
+        return data
+
+    async def _read(self, most: int) -> bytes:
+        """Wait first: rarely is something there already, and a flooding client must not hold the loop."""
+        while True:
+            try:
+                await wait_readable(self._socket)
+            except trio.ClosedResourceError:
+                with contextlib.suppress(BlockingIOError):
+                    return self._socket.recv(most)  # it came just in time
+                raise
+            try:
+                return self._socket.recv(most)
+            except BlockingIOError:
+                continue
+
+    # Writing.
+
+    async def _send(
+        self, response: HttpResponse, keep_alive: bool, old: bool = False, head_only: bool = False
+    ) -> None:
+        counters = self._service.counters
+        counters.requests_by_class[response.status // 100] += 1
+        await self._send_bytes(self._render(response, keep_alive, old, head_only))
+
+    def _render(self, response: HttpResponse, keep_alive: bool, old: bool, head_only: bool) -> bytes:
+        status = response.status
+        return b"%b%b%b%bContent-Length: %d\r\n\r\n%b" % (
+            _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status,
+            self._service.date_line,
+            (_KEEP_ALIVE if old else b"") if keep_alive else _CLOSE,
+            response.fields,
+            len(response.body),
+            b"" if head_only else response.body,
+        )
+
+    async def _send_bytes(self, data: bytes) -> None:
+        try:
+            sent = self._socket.send(data)
+        except BlockingIOError:
+            sent = 0
+        if sent < len(data):
+            await self._send_rest(memoryview(data)[sent:])
+
+    async def _send_rest(self, data: memoryview) -> None:
+        """The client's window is full: wait for it, a bounded time for every piece."""
+        phase, deadline_s = self.phase, self.deadline_s
+        self.phase = Phase.SEND
+        while data:
+            self.deadline_s = monotonic() + self._service.deadlines.send_s
+            await wait_writable(self._socket)
+            try:
+                data = data[self._socket.send(data) :]
+            except BlockingIOError:
+                continue
+        self.phase, self.deadline_s = phase, deadline_s
+
+    def _say_too_slow(self) -> None:
+        """A wait was interrupted: the last words, as far as they fit into the socket."""
+        phase = self.phase
+        if phase is Phase.LINGER:
+            return
+        self._service.counters.timeouts += 1
+        if phase is Phase.SEND:
+            # What it did not take must not stay in the kernel: reset.
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            return
+        error = RequestRefused(Code.SLOW_REQUEST, f"the {phase.value} of the request took too long to arrive")
+        with contextlib.suppress(OSError):
+            self._send_now(self._service.application.refuse(error))
+
+    def _send_now(self, response: HttpResponse) -> None:
+        self._service.counters.requests_by_class[response.status // 100] += 1
+        self._socket.send(self._render(response, keep_alive=False, old=False, head_only=False))
+
+    async def _linger(self) -> None:
+        """Let the client take the answer before the connection is closed: unread bytes would reset it."""
+        self.phase = Phase.LINGER
+        self.deadline_s = monotonic() + self._service.deadlines.linger_s
+        self._socket.shutdown(socket.SHUT_WR)
+        left = _LINGER_BYTES
+        while left > 0:
+            data = await self._read(_READ_BYTES)
+            if not data:
+                return
+            left -= len(data)
+
+
+def _internal() -> InversionError:
+    return InversionError(
+        Code.INTERNAL, "an error inside inversion; its log has more", outcome=Outcome.UNKNOWN
+    )

@@ -1,0 +1,313 @@
+"""Where one request ends and the next begins; sans-IO.
+
+`HeadParser.parse` takes exactly one head (httptools reads it) and `Chunks` takes what follows when it is
+chunked. Both refuse whatever two readers could read differently: after a refusal the connection is
+answered once and closed, and no byte behind it is looked at (RFC 9112, sections 6.3 and 11.2).
+httptools never sees the bytes of a second request before the first was answered.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import attrs
+import httptools
+
+from inversion.errors import Code, RequestRefused
+
+#: What h11 and nginx settle on; real heads are under 2 KiB. The blank line counts.
+MAX_HEAD_BYTES: Final = 16 << 10
+#: Browsers send about 15.
+MAX_FIELDS: Final = 100
+#: A key of 200 bytes, percent-encoded, is 600.
+MAX_TARGET_BYTES: Final = 8 << 10
+#: All extensions of one body together: nobody sends them, and they are not counted as body.
+MAX_EXTENSION_BYTES: Final = 256
+#: More digits than any body limit needs, few enough never to overflow a reader in front of us.
+_MAX_LENGTH_DIGITS: Final = 15
+#: 2^32 - 1 in hexadecimal.
+_MAX_SIZE_DIGITS: Final = 8
+_MAX_CHUNK_LINE_BYTES: Final = MAX_EXTENSION_BYTES + _MAX_SIZE_DIGITS + 2
+
+_LINE_END: Final = b"\r\n"
+HEAD_END: Final = b"\r\n\r\n"
+
+_HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
+_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]+)([\t ]*;[\t\x20-\x7e\x80-\xff]*)?")
+#: Fields that need a look; a head without them is done at once.
+_NOTABLE: Final = frozenset(
+    (b"transfer-encoding", b"upgrade", b"trailer", b"content-encoding", b"expect", b"connection")
+)
+#: Fields whose repetition could mean two things.
+_SINGLE: Final = frozenset(
+    (
+        b"host",
+        b"content-length",
+        b"transfer-encoding",
+        b"content-encoding",
+        b"content-type",
+        b"expect",
+        b"authorization",
+        b"origin",
+        b"inversion-timeout",
+        b"idempotency-key",
+        b"if-match",
+    )
+)
+
+
+@attrs.define(slots=True, eq=False)
+class HttpRequest:
+    """One request as it came. Field names are lower case; repeated fields are joined by ", "."""
+
+    method: bytes
+    path: bytes  #: not percent-decoded
+    query: bytes | None  #: None: there was no question mark
+    fields: dict[bytes, bytes]
+    body: bytes = b""
+
+
+@attrs.define(slots=True, eq=False)
+class Head:
+    """A request whose body is still to be read."""
+
+    request: HttpRequest
+    length: int | None  #: bytes of body; None: it comes in chunks
+    keep_alive: bool
+    old: bool  #: HTTP/1.0
+    expects_continue: bool
+
+
+def refused(detail: str, code: Code = Code.BAD_REQUEST) -> RequestRefused:
+    """What the caller is told before the connection is closed."""
+    return RequestRefused(code, detail)
+
+
+def head_too_large(begin: bytes) -> RequestRefused:
+    """Why a head that did not end within its limit is refused."""
+    if begin.find(_LINE_END, 0, MAX_TARGET_BYTES + 64) < 0:
+        return refused(f"the request target is longer than {MAX_TARGET_BYTES} bytes", Code.TARGET_TOO_LONG)
+    return refused(f"the request head is larger than {MAX_HEAD_BYTES} bytes", Code.HEAD_TOO_LARGE)
+
+
+def body_too_large(body_bytes: int) -> RequestRefused:
+    """A body over `limits.body`."""
+    return refused(f"the body is larger than {body_bytes} bytes (limits.body)", Code.BODY_TOO_LARGE)
+
+
+class HeadParser:
+    """Reads the heads of one connection, one after another."""
+
+    __slots__ = ("_body_bytes", "_fields", "_good_host", "_parser", "_repeated", "_target")
+
+    def __init__(self, body_bytes: int) -> None:
+        self._body_bytes = body_bytes
+        self._parser = httptools.HttpRequestParser(self)
+        self._fields: dict[bytes, bytes] = {}
+        self._repeated: list[bytes] = []
+        self._target = b""
+        self._good_host: bytes | None = None
+
+    # What httptools calls; nothing is decided in here.
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        fields = self._fields
+        if name in fields:
+            self._repeated.append(name)
+            value = fields[name] + b", " + value
+        fields[name] = value
+
+    def parse(self, head: bytes) -> Head:
+        """One head, its closing blank line included. Raises RequestRefused."""
+        line_end = head.find(_LINE_END)
+        if line_end == 0:  # one empty line before a request is tolerated (RFC 9112, 2.2)
+            head = head[2:]
+            line_end = head.find(_LINE_END)
+        if len(head) > MAX_HEAD_BYTES:
+            raise head_too_large(head)
+        version = head[line_end - 9 : line_end] if line_end > 9 else b""
+        if version == b" HTTP/1.1":
+            old = False
+        elif version == b" HTTP/1.0":
+            old = True
+        else:
+            raise refused("the first line is not a request of HTTP/1.1 or HTTP/1.0")
+        if head.count(b" ", 0, line_end) != 2:
+            raise refused("the request line has more than two spaces: percent-encode those in the target")
+        lines = head.count(_LINE_END)
+        if head.count(b"\n") != lines:
+            raise refused("a line of the head ends with a bare LF")
+        if lines - 2 > MAX_FIELDS:
+            raise refused(f"the head has more than {MAX_FIELDS} fields", Code.HEAD_TOO_LARGE)
+
+        fields: dict[bytes, bytes] = {}
+        self._fields = fields
+        self._repeated.clear()
+        self._target = b""
+        try:
+            self._parser.feed_data(head)
+        except httptools.HttpParserUpgrade:
+            raise refused("neither CONNECT nor Upgrade is offered here") from None
+        except httptools.HttpParserInvalidURLError:
+            raise refused("the request target holds a byte that must be percent-encoded") from None
+        except httptools.HttpParserError as error:
+            raise refused(f"not a valid head: {error}") from None
+
+        path, question, query = self._path(fields).partition(b"?")
+        request = HttpRequest(head[: head.find(b" ", 0, line_end)], path, query if question else None, fields)
+        self._check_host(fields, old)
+        if self._repeated:
+            for name in self._repeated:
+                if name in _SINGLE:
+                    raise refused(f"the field {name.decode('ascii')} is there more than once")
+        return self._frame(request, old)
+
+    def skip(self, body: bytes) -> None:
+        """Take the parser over a body of known length, to where the next head begins."""
+        self._parser.feed_data(body)
+
+    def restart(self) -> None:
+        """Forget where the parser stood: the body came in chunks, which it never saw."""
+        self._parser = httptools.HttpRequestParser(self)
+
+    def close(self) -> None:
+        """Break the cycle between this object and the parser that calls it."""
+        del self._parser
+
+    def _path(self, fields: dict[bytes, bytes]) -> bytes:
+        target = self._target
+        if len(target) > MAX_TARGET_BYTES:
+            raise refused(f"the request target is longer than {MAX_TARGET_BYTES} bytes", Code.TARGET_TOO_LONG)
+        if target[:1] != b"/":
+            # The absolute form (RFC 9112, 3.2.2) is taken when it names the host that Host names.
+            authority = b"://" + fields.get(b"host", b"") + b"/"
+            scheme, found, rest = target.partition(authority)
+            if not found or scheme.lower() not in (b"http", b"https"):
+                raise refused("the request target is neither a path nor a URL of this host")
+            target = b"/" + rest
+        if b"#" in target:
+            raise refused("the request target holds a fragment")
+        return target
+
+    def _check_host(self, fields: dict[bytes, bytes], old: bool) -> None:
+        host = fields.get(b"host")
+        if host is None:
+            if not old:
+                raise refused("HTTP/1.1 without a Host field")
+        elif host != self._good_host:
+            if _HOST.fullmatch(host) is None:
+                raise refused("the Host field is not one host")
+            self._good_host = host
+
+    def _frame(self, request: HttpRequest, old: bool) -> Head:
+        """How long the body is, by the one reading that everybody shares."""
+        fields = request.fields
+        length: int | None = 0
+        stated = fields.get(b"content-length")
+        if stated is not None:
+            stated = stated.rstrip(b" \t")
+            if not stated.isdigit() or len(stated) > _MAX_LENGTH_DIGITS:
+                raise refused("Content-Length is not a plain number")
+            length = int(stated)
+        expects_continue = False
+        keep_alive = not old
+        if not _NOTABLE.isdisjoint(fields):
+            if b"connection" in fields:
+                keep_alive = self._parser.should_keep_alive()
+            if b"transfer-encoding" in fields:
+                if old:
+                    raise refused("Transfer-Encoding in HTTP/1.0")
+                if stated is not None:
+                    raise refused("Transfer-Encoding together with Content-Length")
+                if fields[b"transfer-encoding"].strip().lower() != b"chunked":
+                    raise refused("the only Transfer-Encoding understood is chunked")
+                length = None
+            if b"upgrade" in fields:
+                raise refused("Upgrade is not offered here: send plain HTTP/1.1")
+            if b"trailer" in fields:
+                raise refused("trailers are not taken")
+            if fields.get(b"content-encoding", b"identity").lower() != b"identity":
+                raise refused("send the body uncompressed", Code.CONTENT_ENCODING)
+            if b"expect" in fields:
+                if fields[b"expect"].lower() != b"100-continue":
+                    raise refused("the only Expect understood is 100-continue")
+                expects_continue = not old
+        if length is not None and length > self._body_bytes:
+            raise body_too_large(self._body_bytes)
+        return Head(request, length, keep_alive, old, expects_continue)
+
+
+class Chunks:
+    """A chunked body in the making. `feed` until it returns what lies behind the body."""
+
+    __slots__ = ("_body", "_body_bytes", "_closing", "_due", "_extension_bytes", "_last", "_left")
+
+    def __init__(self, body_bytes: int) -> None:
+        self._body_bytes = body_bytes
+        self._body = bytearray()
+        self._left = bytearray()  #: read, not yet understood
+        self._due = 0  #: bytes of the current chunk still to come
+        self._closing = False  #: the CRLF behind a chunk's bytes is due
+        self._last = False
+        self._extension_bytes = 0
+
+    @property
+    def body(self) -> bytes:
+        return bytes(self._body)
+
+    def feed(self, data: bytes) -> bytes | None:
+        """None: there is more to come. Else the bytes after the body. Raises RequestRefused."""
+        left = self._left
+        left += data
+        position = 0
+        while True:
+            if self._due:
+                part = left[position : position + self._due]
+                self._body += part
+                position += len(part)
+                self._due -= len(part)
+                if self._due:
+                    break
+                self._closing = True
+            if self._closing:
+                ending = left[position : position + 2]
+                if not _LINE_END.startswith(ending):
+                    raise refused("a chunk is longer than its size")
+                if len(ending) < 2:
+                    break
+                position += 2
+                self._closing = False
+            line_end = left.find(b"\n", position)
+            if line_end < 0:
+                if len(left) - position > _MAX_CHUNK_LINE_BYTES:
+                    raise refused("a chunk size line is too long")
+                break
+            if line_end == position or left[line_end - 1] != 0x0D:
+                raise refused("a line between chunks ends with a bare LF")
+            line = bytes(left[position : line_end - 1])
+            position = line_end + 1
+            if self._last:
+                if line:
+                    raise refused("trailers are not taken")
+                return bytes(left[position:])
+            self._begin(line)
+        del left[:position]
+        return None
+
+    def _begin(self, line: bytes) -> None:
+        match = _CHUNK_LINE.fullmatch(line)
+        if match is None or len(match[1]) > _MAX_SIZE_DIGITS:
+            raise refused("a chunk does not begin with its size")
+        if match[2] is not None:
+            self._extension_bytes += len(match[2])
+            if self._extension_bytes > MAX_EXTENSION_BYTES:
+                raise refused(f"chunk extensions are longer than {MAX_EXTENSION_BYTES} bytes")
+        self._due = int(match[1], 16)
+        self._last = self._due == 0
+        if len(self._body) + self._due > self._body_bytes:
+            raise body_too_large(self._body_bytes)

@@ -1,0 +1,254 @@
+"""A listening socket and the connections that come through it.
+
+`open_tcp` and `open_unix` bind (and say what to do when they cannot); `Server.serve` accepts until
+`drain`, then answers what was read, lets idle clients go and returns when the last connection ended.
+One sweeper task ends waits whose deadline has passed. Two servers run on a node: ingress and admin.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+from collections.abc import Sequence
+from email.utils import formatdate
+from pathlib import Path
+from time import monotonic
+from typing import Final
+
+import attrs
+import trio
+
+from inversion.errors import Code, RequestRefused
+from inversion.http.connection import Application, Connection, Counters, Deadlines, Phase, Service
+from inversion.observe.logs import get_logger
+
+_log = get_logger("http")
+
+#: Connections the kernel keeps while we are busy; it caps this with net.core.somaxconn.
+_BACKLOG: Final = 1_024
+#: Taken in one go before other tasks run.
+_ACCEPTS_PER_PASS: Final = 64
+#: After EMFILE: some descriptor may be free by then, and the loop is not kept busy failing.
+_ACCEPT_PAUSE_S: Final = 0.1
+_OUT_OF_RESOURCES: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+#: sun_path of Linux, less its closing NUL.
+_MAX_SOCKET_PATH_BYTES: Final = 107
+#: How late the sweeper may find a deadline; also how old a Date field may be.
+_SWEEP_S: Final = 1.0
+
+
+class CannotListen(OSError):
+    """An address could not be had. The text names it and the remedy."""
+
+
+@attrs.frozen(slots=True, eq=False)
+class Listener:
+    """Sockets that listen as one: several when a name has several addresses."""
+
+    sockets: Sequence[socket.socket]
+    path: Path | None = None  #: of a unix socket
+    inode: int = 0  #: of its file
+
+    @property
+    def port(self) -> int:
+        """The port that was really bound: for port 0 the kernel chose it."""
+        port: int = self.sockets[0].getsockname()[1]
+        return port
+
+    def close(self) -> None:
+        """Stop listening; a unix socket's file goes too, if it is still this one's."""
+        for sock in self.sockets:
+            sock.close()
+        if self.path is not None:
+            with contextlib.suppress(FileNotFoundError):
+                if self.path.lstat().st_ino == self.inode:
+                    self.path.unlink()
+
+
+def open_tcp(host: str, port: int, flag: str = "--port") -> Listener:
+    """Listen on every address of `host`. `flag` is the option that the remedy names."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise CannotListen(error.errno, f"cannot listen on {host}: {error.strerror}") from None
+    sockets: list[socket.socket] = []
+    try:
+        for family, kind, protocol, _, (ip, _port, *scope) in dict.fromkeys(found):
+            # Port 0: the kernel chooses for the first address, the others follow.
+            chosen = sockets[0].getsockname()[1] if sockets else port
+            sock = socket.socket(family, kind, protocol)
+            sockets.append(sock)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind((ip, chosen, *scope))
+            sock.listen(_BACKLOG)
+            sock.setblocking(False)
+    except OSError as error:
+        for sock in sockets:
+            sock.close()
+        raise CannotListen(error.errno, _why_not(host, port, flag, error)) from None
+    return Listener(sockets)
+
+
+def _why_not(host: str, port: int, flag: str, error: OSError) -> str:
+    where = f"port {port} on {host}"
+    if error.errno == errno.EADDRINUSE:
+        return f"{where} is taken by another program: stop it, or choose another port with {flag}"
+    if error.errno == errno.EACCES:
+        return f"{where} may not be used by this user: choose one from 1024 up with {flag}"
+    return f"cannot listen on {where}: {error.strerror}"
+
+
+def open_unix(path: Path) -> Listener:
+    """Listen on a socket file that only this user can open. A stale file is replaced, a live one is not."""
+    if len(os.fsencode(path)) > _MAX_SOCKET_PATH_BYTES:
+        raise CannotListen(
+            errno.ENAMETOOLONG,
+            f"the socket path {path} is longer than {_MAX_SOCKET_PATH_BYTES} bytes: use a shorter folder",
+        )
+    _make_way(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)  # bind creates the file with these permissions: never a moment open to others
+    try:
+        sock.bind(os.fspath(path))
+        sock.listen(_BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise CannotListen(error.errno, f"cannot listen on {path}: {error.strerror}") from None
+    finally:
+        os.umask(before)
+    sock.setblocking(False)
+    return Listener([sock], path, path.lstat().st_ino)
+
+
+def _make_way(path: Path) -> None:
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise CannotListen(errno.EEXIST, f"{path} exists and is not a socket: move it away")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(os.fspath(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            path.unlink(missing_ok=True)
+            return
+        except OSError as error:
+            raise CannotListen(error.errno, f"cannot tell who uses {path}: {error.strerror}") from None
+    raise CannotListen(errno.EADDRINUSE, f"another inversion listens on {path}: stop it first")
+
+
+class Server:
+    """Serves one application through one listener."""
+
+    def __init__(
+        self,
+        application: Application,
+        *,
+        body_bytes: int,
+        connections: int,
+        deadlines: Deadlines | None = None,
+    ) -> None:
+        self._most = connections
+        self._service = Service(application, body_bytes, deadlines or Deadlines())
+        self._connections: set[Connection] = set()
+        self._accepting = trio.CancelScope()
+        shortest_s = min(attrs.astuple(self._service.deadlines))
+        self._sweep_s = min(_SWEEP_S, shortest_s / 4)
+
+    @property
+    def counters(self) -> Counters:
+        """For the metrics. Live, not a copy."""
+        return self._service.counters
+
+    @property
+    def draining(self) -> bool:
+        return self._service.draining
+
+    async def serve(
+        self, listener: Listener, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Accept and answer until `drain`; returns when nobody is left. Closes the listener."""
+        self._set_date()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._sweep)
+            try:
+                async with trio.open_nursery() as connections:
+                    with self._accepting:
+                        async with trio.open_nursery() as acceptors:
+                            for sock in listener.sockets:
+                                acceptors.start_soon(self._accept, sock, connections)
+                            task_status.started()
+                    listener.close()
+            finally:
+                listener.close()
+            nursery.cancel_scope.cancel()
+
+    def drain(self) -> None:
+        """Accept no more, let idle clients go, answer the rest with `Connection: close`."""
+        self._service.draining = True
+        self._accepting.cancel()
+        for connection in self._connections:
+            if connection.phase is Phase.IDLE:
+                connection.interrupt()
+
+    async def _accept(self, listening: socket.socket, connections: trio.Nursery) -> None:
+        while True:
+            await trio.lowlevel.wait_readable(listening)
+            for _ in range(_ACCEPTS_PER_PASS):
+                try:
+                    sock, _address = listening.accept()
+                except BlockingIOError:
+                    break
+                except OSError as error:
+                    if error.errno not in _OUT_OF_RESOURCES:
+                        continue  # this client gave up while it was queued
+                    self.counters.accept_failures += 1
+                    _log.warning("cannot accept a connection", reason=error.strerror)
+                    await trio.sleep(_ACCEPT_PAUSE_S)
+                    break
+                sock.setblocking(False)
+                if len(self._connections) >= self._most:
+                    self._turn_away(sock)
+                else:
+                    connection = Connection(sock, self._service)
+                    self._connections.add(connection)
+                    connections.start_soon(self._run, connection)
+
+    async def _run(self, connection: Connection) -> None:
+        counters = self.counters
+        counters.connections_total += 1
+        counters.connections_open += 1
+        try:
+            await connection.run()
+        finally:
+            counters.connections_open -= 1
+            self._connections.discard(connection)
+
+    def _turn_away(self, sock: socket.socket) -> None:
+        """Over the limit: one answer, as far as it fits, and no task."""
+        self.counters.connections_refused += 1
+        error = RequestRefused(
+            Code.QUEUE_FULL, f"this server has {self._most} connections, its limit", retry_after_s=1
+        )
+        Connection(sock, self._service).turn_away(error)
+
+    async def _sweep(self) -> None:
+        """Find the connections whose deadline has passed, and keep the Date field young."""
+        while True:
+            await trio.sleep(self._sweep_s)
+            self._set_date()
+            now_s = monotonic()
+            late = [connection for connection in self._connections if connection.deadline_s < now_s]
+            for connection in late:
+                connection.interrupt()
+
+    def _set_date(self) -> None:
+        self._service.date_line = f"Date: {formatdate(usegmt=True)}\r\n".encode("ascii")
