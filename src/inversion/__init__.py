@@ -24,10 +24,13 @@ The modules in reading order. A module imports only what stands above it in this
     state.sql           all SQL there is
     state.arrays        binary arrays for parameters
     state.postgres      psycopg under trio
-    state.cache         states in memory, bounded in bytes
-    state.resolver      unknown outcomes
-    state.store         loads and commits in batches
     state.migrate       numbered SQL, applied once
+    state.cache         states in memory, bounded in bytes
+    state.rows          what goes into the gathered statements and comes out
+    state.lane          one connection kept up for one gatherer
+    state.resolver      unknown outcomes
+    state.committer     gathers commits into one statement
+    state.store         loads and commits in batches
     processes.child     one OS process
     processes.worker    one process and one conversation
     processes.exec_mode one process per call
@@ -40,7 +43,14 @@ The modules in reading order. A module imports only what stands above it in this
     http.admin          the admin door
     embedded            the local PostgreSQL as one more supervised child
     app                 the composition root
-    cli                 click commands
+    cli.printing        what the commands print, and how they end
+    cli.door            the admin door from outside
+    cli.asking          invoke, state get, health
+    cli.migrating       migrate
+    cli.banner          what `dev` says when it is up
+    cli.serving         dev, serve
+    cli                 the `inversion` command
+    __main__            `python -m inversion`
 """
 
 __version__ = "0.1.0"

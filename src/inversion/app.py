@@ -7,17 +7,13 @@ leave, the database stops last. A second signal ends it at once.
 
 from __future__ import annotations
 
-import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from time import perf_counter
 from typing import Final
 
 import attrs
-import trio
 
-from inversion.config import Config
+from inversion.messages import Hello
 
 #: How often deadlines are looked at: fine enough for a person, 1 % of a core at full queues.
 SWEEP_INTERVAL_S: Final = 0.05
@@ -50,3 +46,4 @@ class Started:
     database: str  #: a sentence: which database it uses
     functions: Sequence[tuple[str, bool, str]]  #: name, does it run, a sentence
     socket_path: Path
+    hellos: Mapping[str, Hello | None] = attrs.field(factory=dict)  #: what each function said of itself

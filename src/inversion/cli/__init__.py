@@ -1,4 +1,30 @@
-"""Click commands."""
+"""The `inversion` command. Exit codes: 0 done, 1 the answer was an error, 2 wrong usage, 3 no server or
+no database. What a command needs is imported when it runs, so that `--help` and completion are quick.
+"""
+
+from __future__ import annotations
+
+import click
+
+from inversion import __version__
+from inversion.cli.asking import health, invoke, state
+from inversion.cli.migrating import migrate
+from inversion.cli.serving import dev, serve
 
 
-def main() -> None: ...
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog='Completion: eval "$(_INVERSION_COMPLETE=bash_source inversion)" (also zsh_source, fish_source).',
+)
+@click.version_option(__version__, prog_name="inversion")
+def inversion() -> None:
+    """Any executable becomes a durable, stateful function behind HTTP, on nothing but PostgreSQL."""
+
+
+for command in (dev, serve, migrate, invoke, state, health):
+    inversion.add_command(command)
+
+
+def main() -> None:
+    """The entry point of the console script and of `python -m inversion`."""
+    inversion(prog_name="inversion")

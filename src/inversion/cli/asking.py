@@ -1,0 +1,171 @@
+"""Commands that ask a running server: invoke, state get, health."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from inversion import json_text
+from inversion.cli.door import Door, NoServer, Reply, target
+from inversion.cli.printing import EXIT_ABSENT, EXIT_ANSWER, fail, json_option, write_bytes
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+#: A probe that has to wait this long has its answer.
+_HEALTH_TIMEOUT_S = 5.0
+
+
+def door_option(command: FunctionT) -> FunctionT:
+    """Where the server is, for every command that asks one."""
+    return click.option(
+        "--admin-url",
+        envvar="INVERSION_ADMIN_URL",
+        metavar="URL",
+        help="The server's admin door; default: the socket .inversion/admin.sock here or above. "
+        "The token comes from INVERSION_ADMIN_TOKEN or INVERSION_ADMIN_TOKEN_FILE.",
+    )(command)
+
+
+def admin_token() -> str | None:
+    """The token that all nodes share, from the environment or a file that it names. Raises UsageError."""
+    token = os.environ.get("INVERSION_ADMIN_TOKEN")
+    if token:
+        return token
+    file = os.environ.get("INVERSION_ADMIN_TOKEN_FILE")
+    if not file:
+        return None
+    try:
+        return Path(file).read_text(encoding="utf-8").strip() or None
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"INVERSION_ADMIN_TOKEN_FILE={file} cannot be read: {error}") from None
+
+
+@click.command()
+@click.argument("function")
+@click.argument("key", required=False)
+@click.argument("handler", required=False)
+@click.option("-d", "--data", metavar="BODY", help="The body; @FILE reads a file, @- standard input.")
+@door_option
+@json_option
+def invoke(
+    function: str,
+    key: str | None,
+    handler: str | None,
+    data: str | None,
+    admin_url: str | None,
+    as_json: bool,
+) -> None:
+    """Call FUNCTION, with the state of KEY, at HANDLER (default: call).
+
+    The body is -d, or what stands on standard input. A function with `state = false` has no key: its
+    handler comes right after its name.
+    """
+    path = target("v1", "call", *(part for part in (function, key, handler) if part is not None))
+    reply = _ask(admin_url, "POST", path, _body(data))
+    if as_json:
+        _write_json(reply, "response")
+    elif reply.status == 200:
+        write_bytes(reply.body)
+    _end(reply, quiet=as_json)
+
+
+@click.group()
+def state() -> None:
+    """Look at the states of entities."""
+
+
+@state.command("get")
+@click.argument("function")
+@click.argument("key")
+@door_option
+@json_option
+def state_get(function: str, key: str, admin_url: str | None, as_json: bool) -> None:
+    """Print the state of FUNCTION's entity KEY."""
+    reply = _ask(admin_url, "GET", target("v1", "state", function, key))
+    if as_json:
+        _write_json(reply, "state")
+    elif reply.status == 200:
+        write_bytes(reply.body)
+    _end(reply, quiet=as_json)
+
+
+@click.command()
+@door_option
+@json_option
+def health(admin_url: str | None, as_json: bool) -> None:
+    """Exit with 0 when the server is ready, 1 when it is not, 3 when there is none."""
+    door = Door.find(admin_url, None, Path.cwd())
+    try:
+        reply = door.request("GET", "/readyz", timeout_s=_HEALTH_TIMEOUT_S)
+    except NoServer as error:
+        fail(str(error), EXIT_ABSENT)
+    ready = reply.status == 200
+    if as_json:
+        click.echo(json_text.encode({"ready": ready, "door": door.place, "status": reply.status}).decode())
+    else:
+        said = reply.body.decode("utf-8", "replace").strip()
+        click.echo(f"{'ready' if ready else 'not ready'}: {door.place}" + ("" if ready else f": {said}"))
+    sys.exit(0 if ready else EXIT_ANSWER)
+
+
+def _body(data: str | None) -> bytes:
+    if data is None:
+        return b"" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer.read()
+    if data == "@-":
+        return sys.stdin.buffer.read()
+    if not data.startswith("@"):
+        return os.fsencode(data)
+    try:
+        return Path(data[1:]).read_bytes()
+    except OSError as error:
+        raise click.UsageError(f"-d {data}: {error.strerror}") from None
+
+
+def _ask(admin_url: str | None, method: str, path: str, body: bytes | None = None) -> Reply:
+    try:
+        return Door.find(admin_url, admin_token(), Path.cwd()).request(method, path, body)
+    except NoServer as error:
+        fail(str(error), EXIT_ABSENT)
+
+
+def _write_json(reply: Reply, name: str) -> None:
+    """One object: what the headers say, and the body under `name`, or under `error`."""
+    told: dict[str, object] = {"status": reply.status}
+    told["id"] = reply.headers.get("inversion-id")
+    told["outcome"] = reply.headers.get("inversion-outcome")
+    version = reply.headers.get("etag", "").strip('"')
+    told["version"] = int(version) if version.isdigit() else None
+    head = json_text.encode(told)
+    if "json" in reply.headers.get("content-type", ""):
+        body = reply.body or b"null"
+    else:
+        body = json_text.encode(reply.body.decode("utf-8", "replace"))
+    name = name if reply.status == 200 else "error"
+    write_bytes(b'%b,"%b":%b}\n' % (head[:-1], name.encode(), body))
+
+
+def _end(reply: Reply, *, quiet: bool) -> None:
+    if reply.status == 200:
+        return
+    if quiet:
+        sys.exit(EXIT_ANSWER)
+    problem = _problem(reply)
+    if problem is None:
+        fail(f"status {reply.status}: {reply.body.decode('utf-8', 'replace').strip()}", EXIT_ANSWER)
+    about = f"status {reply.status}, outcome {problem.get('outcome')}, id {problem.get('id')}"
+    fail(f"{problem['code']}: {problem.get('detail')} ({about})", EXIT_ANSWER)
+
+
+def _problem(reply: Reply) -> Mapping[str, object] | None:
+    """The members of a problem body; None: something else answered."""
+    try:
+        problem = json.loads(reply.body)
+    except ValueError:
+        return None
+    return problem if isinstance(problem, dict) and "code" in problem else None

@@ -1,0 +1,201 @@
+"""The commands that serve: `dev` on a laptop, `serve` in production.
+
+Both turn flags, environment and inversion.toml into a Config and app.Options and hand them to app.serve,
+which also minds the signals: the first drains, the second ends it at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from inversion.cli.asking import admin_token
+from inversion.cli.printing import EXIT_ABSENT, EXIT_USAGE, fail, json_option, write_table
+from inversion.config import Config, Mode
+from inversion.config_file import FILE_NAME, ConfigError, load
+
+if TYPE_CHECKING:
+    from inversion.app import Options, Started
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+#: What a shell reports of a program that ended by SIGINT.
+_EXIT_INTERRUPTED = 130
+_PORT = click.IntRange(0, 65_535)
+
+
+def _serving_options(command: FunctionT) -> FunctionT:
+    options = [
+        click.option(
+            "--host", envvar="INVERSION_HOST", default="127.0.0.1", show_default=True, help="Ingress."
+        ),
+        click.option(
+            "--port",
+            envvar=["INVERSION_PORT", "PORT"],
+            type=_PORT,
+            default=8080,
+            show_default=True,
+            help="Ingress.",
+        ),
+        click.option(
+            "--admin-host",
+            envvar="INVERSION_ADMIN_HOST",
+            default="127.0.0.1",
+            show_default=True,
+            help="Health, metrics, commands.",
+        ),
+        click.option(
+            "--admin-port",
+            envvar="INVERSION_ADMIN_PORT",
+            type=_PORT,
+            default=9080,
+            show_default=True,
+            help="Health, metrics, commands.",
+        ),
+        click.option(
+            "--database-url",
+            envvar=["INVERSION_DATABASE_URL", "DATABASE_URL"],
+            metavar="URL",
+            help="A PostgreSQL.  [env: DATABASE_URL]",
+        ),
+        click.option(
+            "--config",
+            "config_path",
+            envvar="INVERSION_CONFIG",
+            metavar="FILE",
+            type=click.Path(path_type=Path),
+            help=f"Default: ./{FILE_NAME}",
+        ),
+        click.option(
+            "--nodes",
+            envvar="INVERSION_NODES",
+            type=int,
+            default=1,
+            callback=_one_node,
+            help="Only 1 for now.",
+        ),
+        click.option("--migrate", is_flag=True, help="Apply the migrations that are missing, then start."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _one_node(_context: click.Context, _parameter: click.Parameter, nodes: int) -> int:
+    if nodes != 1:
+        raise click.BadParameter("more than one node on a host comes with a later release; start it with 1")
+    return nodes
+
+
+@click.command()
+@click.argument("path", required=False, type=click.Path(path_type=Path))
+@_serving_options
+@click.option(
+    "--mode",
+    type=click.Choice([Mode.LINES.value, Mode.EXEC.value]),
+    help="How to run one FILE; guessed from its text.",
+)
+@json_option
+def dev(
+    path: Path | None, config_path: Path | None, mode: str | None, as_json: bool, nodes: int, **flags: Any
+) -> None:
+    """Everything on a laptop: an embedded PostgreSQL, migrations, readable logs.
+
+    PATH is a folder with inversion.toml (default: this one), or one file that can be run: dev ./counter.py.
+    With --database-url or DATABASE_URL that database is used, and migrated only with --migrate.
+    """
+    if path is not None and config_path is not None:
+        raise click.UsageError("give PATH or --config, not both")
+    config, note = _configured(path or config_path or Path(), None if mode is None else Mode(mode))
+    _run(config, dev=True, as_json=as_json, note=note, **flags)
+
+
+@click.command()
+@_serving_options
+def serve(config_path: Path | None, nodes: int, **flags: Any) -> None:
+    """Production: JSON logs on standard output; needs a database URL and a migrated schema.
+
+    The first SIGTERM or SIGINT drains: what was accepted is answered. The second ends it at once.
+    """
+    if flags["database_url"] is None:
+        raise click.UsageError("serve needs a database: --database-url or DATABASE_URL (dev brings its own)")
+    try:
+        config = load(config_path or Path())
+    except ConfigError as error:
+        fail(str(error), EXIT_USAGE)
+    _run(config, dev=False, as_json=True, note=None, **flags)
+
+
+def _configured(path: Path, mode: Mode | None) -> tuple[Config, str | None]:
+    """The config of a folder, of an inversion.toml or of one file, and what was guessed."""
+    try:
+        if path.is_dir() or path.suffix == ".toml":
+            if mode is not None:
+                raise click.UsageError(
+                    f"--mode is for one file; {path} says the mode of each function itself"
+                )
+            return load(path), None
+        from inversion.config_guess import guess
+
+        found = guess(path, mode)
+    except ConfigError as error:
+        fail(str(error), EXIT_USAGE)
+    return found.config, found.reason
+
+
+def _run(config: Config, *, dev: bool, as_json: bool, note: str | None, **flags: Any) -> None:
+    import trio
+
+    from inversion import app
+    from inversion.observe import logs
+
+    if as_json:
+        logs.configure(logs.Style.JSON, sys.stdout)
+    else:
+        logs.configure(logs.Style.READABLE, sys.stderr)
+    options = app.Options(dev=dev, admin_token=admin_token(), **flags)
+    on_started = partial(_log_started, options) if as_json else partial(_show_started, config, note)
+    try:
+        trio.run(app.serve, config, options, on_started)
+    except app.StartError as error:
+        fail(str(error), EXIT_ABSENT)
+    except KeyboardInterrupt:
+        raise SystemExit(_EXIT_INTERRUPTED) from None
+    finally:
+        logs.flush()
+
+
+def _show_started(config: Config, note: str | None, started: Started) -> None:
+    """The start of `dev`, for people."""
+    from inversion.cli.banner import curl_line
+
+    click.echo(f"\ninversion is up   {click.style(started.url, bold=True)}")
+    click.echo(f"admin             {started.admin_url}  and  {started.socket_path}")
+    click.echo(f"database          {started.database}\n")
+    write_table(started.functions)
+    if note is not None:
+        click.echo(f"\n  guessed: {note}")
+    runs = {name: started.hellos.get(name) for name, ok, _ in started.functions if ok}
+    line = curl_line(started.url, config, runs)
+    if line is None:
+        click.echo("\nno function runs: see above for what each of them needs\n")
+    else:
+        click.echo(f"\ntry               {click.style(line, bold=True)}\n\nCtrl-C stops.\n")
+
+
+def _log_started(options: Options, started: Started) -> None:
+    """The start of `serve`, for machines."""
+    from inversion.observe import logs
+
+    log = logs.get_logger("cli")
+    log.info(
+        "started", url=started.url, admin_url=started.admin_url, database=started.database, dev=options.dev
+    )
+    for name, ok, sentence in started.functions:
+        tell = log.info if ok else log.warning
+        tell("function", function=name, runs=ok, sentence=sentence)
