@@ -1,0 +1,60 @@
+"""States in memory, bounded in bytes; the least recently used leave first.
+
+Safe to be wrong: a commit checks the turn it replaces, and an answer that commits nothing is confirmed
+first. Entities that do not exist are remembered too (`turn` None).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final
+
+from inversion.messages import Address, State
+
+#: What an entry holds besides its state and key: State, key tuple, strings, the dict's slot (measured).
+_ENTRY_BYTES: Final = 400
+
+
+class StateCache:
+    """Entities by (function, key)."""
+
+    __slots__ = ("_entries", "_limit_bytes", "held_bytes")
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._entries: OrderedDict[tuple[str, str | None], State] = OrderedDict()
+        self.held_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, address: Address) -> State | None:
+        entry = (address.function, address.key)
+        state = self._entries.get(entry)
+        if state is not None:
+            self._entries.move_to_end(entry)
+        return state
+
+    def put(self, address: Address, state: State) -> None:
+        entry = (address.function, address.key)
+        entries = self._entries
+        old = entries.pop(entry, None)
+        if old is not None:
+            self.held_bytes -= _size_bytes(entry, old)
+        entries[entry] = state
+        self.held_bytes += _size_bytes(entry, state)
+        while self.held_bytes > self._limit_bytes and entries:
+            oldest, evicted = entries.popitem(last=False)
+            self.held_bytes -= _size_bytes(oldest, evicted)
+
+    def drop(self, address: Address) -> None:
+        entry = (address.function, address.key)
+        state = self._entries.pop(entry, None)
+        if state is not None:
+            self.held_bytes -= _size_bytes(entry, state)
+
+
+def _size_bytes(entry: tuple[str, str | None], state: State) -> int:
+    function, key = entry
+    value = state.value
+    return _ENTRY_BYTES + len(function) + len(key or "") + (0 if value is None else len(value))

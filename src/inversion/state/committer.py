@@ -1,0 +1,130 @@
+"""Gathers the commits of turns into one statement each time: what waits goes along, nothing lingers.
+
+Entities in a batch are distinct, for a node has one turn of an entity in flight. A batch that the server
+refuses is halved until the member at fault stands alone; a locked row then waits elsewhere (resolver).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from inversion.errors import Abandoned, Conflict, StoreUnavailable
+from inversion.gate import Gate
+from inversion.state import rows, sql
+from inversion.state.lane import Lane
+from inversion.state.postgres import Connection, ConnectionLost, Rows, StatementFailed
+from inversion.state.resolver import TRANSIENT, CommitWalk, Resolver
+from inversion.state.rows import Commit
+
+#: Measured: beyond 64 rows a batch gains nothing and its members wait longer.
+_MOST_ROWS: Final = 64
+#: Larger states than this in sum: several statements, so that small neighbours need not wait for all.
+_MOST_BYTES: Final = 4 << 20
+#: Not about any member of the batch: privileges, a missing table, a full disk. No use in halving.
+_OF_THE_SERVER: Final = ("28", "3D", "3F", "42", "53", "58")
+_READ_ONLY: Final = "25006"  #: the server became a standby under us
+
+
+class Committer:
+    """Takes from the gate of commits, over one connection; several share a gate."""
+
+    def __init__(self, lane: Lane, gate: Gate[Commit, None], resolver: Resolver) -> None:
+        self._lane = lane
+        self._gate = gate
+        self._resolver = resolver
+
+    async def run(self) -> None:
+        try:
+            while True:
+                connection = await self._lane.connected()
+                walks = await self._lane.gather(self._gate, _MOST_ROWS)
+                if walks:
+                    walks = self._cut(walks)
+                    if connection.alive():
+                        await self._commit(connection, walks)
+                    else:
+                        self._park(walks)
+        finally:
+            self._lane.close()
+
+    def _cut(self, walks: list[CommitWalk]) -> list[CommitWalk]:
+        """Keep what fits into one statement, the rest goes back."""
+        room_bytes = _MOST_BYTES
+        for place, walk in enumerate(walks):
+            room_bytes -= len(walk.item.state or b"")
+            if room_bytes < 0 < place:
+                self._park(walks[place:])
+                return walks[:place]
+        return walks
+
+    def _park(self, walks: Sequence[CommitWalk]) -> None:
+        for walk in walks:
+            self._gate.park(walk)
+
+    async def _commit(self, connection: Connection, walks: Sequence[CommitWalk]) -> None:
+        sending: list[CommitWalk] = []
+        for walk in walks:
+            turn = walk.item.turn
+            if turn.abandoned:  # a 504 has gone out and said `not_applied`
+                walk.throw(Abandoned())
+            else:
+                turn.commit_sent = True
+                sending.append(walk)
+        if not sending:
+            return
+        try:
+            sent = await connection.execute(
+                sql.COMMIT, rows.commit_parameters([walk.item for walk in sending])
+            )
+        except ConnectionLost as lost:
+            if lost.sent:
+                self._resolver.doubt(sending)
+            else:
+                _not_sent(sending)
+                self._park(sending)
+        except StatementFailed as failure:
+            _not_sent(sending)
+            await self._refused(connection, sending, failure)
+        else:
+            if sent.warned:
+                self._resolver.doubt(sending)
+            else:
+                _settle(sending, sent)
+
+    async def _refused(
+        self, connection: Connection, walks: Sequence[CommitWalk], failure: StatementFailed
+    ) -> None:
+        if failure.sqlstate == _READ_ONLY:
+            connection.close()
+            self._park(walks)
+        elif failure.sqlstate.startswith(_OF_THE_SERVER):
+            for walk in walks:
+                walk.throw(StoreUnavailable(f"the commit was refused: {failure}"))
+        elif len(walks) > 1:
+            half = len(walks) // 2
+            await self._commit(connection, walks[:half])
+            await self._commit(connection, walks[half:])
+        elif failure.sqlstate in TRANSIENT:
+            self._resolver.wait_out(walks[0])
+        else:
+            walks[0].throw(StoreUnavailable(f"the commit was refused: {failure}"))
+
+
+def _not_sent(walks: Sequence[CommitWalk]) -> None:
+    for walk in walks:
+        walk.item.turn.commit_sent = False
+
+
+def _settle(walks: Sequence[CommitWalk], sent: Rows) -> None:
+    if sent.count == len(walks):
+        for walk in walks:
+            walk.resume(None)
+        return
+    applied = {sent.value(row, 0) for row in range(sent.count)}
+    for walk in walks:
+        if walk.item.id in applied:
+            walk.resume(None)
+        else:
+            walk.item.turn.commit_sent = False
+            walk.throw(Conflict())

@@ -1,0 +1,108 @@
+"""One connection kept up for one gatherer: it reconnects with back-off and never gives up.
+
+While there is no connection the gate's walks stay parked: the node's deadline sweep answers their callers.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
+
+import trio
+
+from inversion.gate import Gate, Walk
+from inversion.state import sql
+from inversion.state.postgres import Connection, ConnectionLost, Settings, StatementFailed, UnfitServer
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+
+#: What a lane says to people: a sentence.
+Log = Callable[[str], None]
+
+_FIRST_PAUSE_S: Final = 0.05
+_LONGEST_PAUSE_S: Final = 1.0
+
+
+class Backoff:
+    """Pauses that grow from 50 ms to 1 s, with jitter so that a fleet does not knock in step."""
+
+    __slots__ = ("_pause_s",)
+
+    def __init__(self) -> None:
+        self._pause_s = _FIRST_PAUSE_S
+
+    def reset(self) -> None:
+        self._pause_s = _FIRST_PAUSE_S
+
+    async def pause(self) -> None:
+        await trio.sleep(self._pause_s * random.uniform(0.5, 1.0))
+        self._pause_s = min(self._pause_s * 2, _LONGEST_PAUSE_S)
+
+
+class Lane:
+    """A connection with `statements` prepared. Used by one task; `look` may come from another."""
+
+    def __init__(self, conninfo: str, settings: Settings, statements: Sequence[sql.Statement], log: Log):
+        self._conninfo = conninfo
+        self._settings = settings
+        self._statements = statements
+        self._log = log
+        self._connection: Connection | None = None
+        self._idle: trio.CancelScope | None = None
+        self._complaint = ""
+
+    @property
+    def up(self) -> bool:
+        return self._connection is not None and not self._connection.closed
+
+    async def connected(self) -> Connection:
+        """The connection, opened anew if need be; tries until there is one."""
+        backoff = Backoff()
+        while self._connection is None or self._connection.closed:
+            try:
+                await self.open()
+            except (ConnectionLost, StatementFailed, UnfitServer) as failure:
+                self._complain(f"no database: {failure}")
+                await backoff.pause()
+        return self._connection
+
+    async def open(self) -> Connection:
+        """One try. Raises ConnectionLost, StatementFailed or UnfitServer."""
+        connection = await Connection.open(self._conninfo, self._settings)
+        try:
+            for statement in self._statements:
+                await connection.prepare(statement)
+        except BaseException:
+            connection.close()
+            raise
+        for warning in connection.warnings:
+            self._complain(warning)
+        if self._complaint.startswith("no database"):
+            self._complain("the database is back")
+        self._connection = connection
+        return connection
+
+    async def gather(self, gate: Gate[ItemT, ResultT], most: int) -> list[Walk[ItemT, ResultT]]:
+        """Wait for walks; none when the connection was lost meanwhile."""
+        walks: list[Walk[ItemT, ResultT]] = []
+        with trio.CancelScope() as self._idle:
+            walks = await gate.gather(most)
+        self._idle = None
+        return walks
+
+    def look(self) -> None:
+        """Find out whether an idle connection has died, so that a new one is there before it is needed."""
+        if self._idle is not None and self._connection is not None and not self._connection.alive():
+            self._idle.cancel()
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+
+    def _complain(self, sentence: str) -> None:
+        """Say it once, not at every try."""
+        if sentence != self._complaint:
+            self._complaint = sentence
+            self._log(sentence)

@@ -1,0 +1,137 @@
+"""The schema's migrations: numbered SQL, applied once, several nodes at once are fine.
+
+One transaction: the bookkeeping tables, a lock on a *row* (an advisory lock would not survive a pooler),
+what is missing, a record with a checksum for each. `check` is what `serve` asks; it changes nothing.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from inversion.state import sql
+from inversion.state.postgres import Connection, Settings, StatementFailed
+
+#: Another node may be at a long migration: wait for it, but not for ever.
+_SETTINGS: Final = Settings(lock_timeout_s=60.0, statement_timeout_s=600.0, reply_timeout_s=660.0)
+#: Two nodes that make the bookkeeping at the same moment: `IF NOT EXISTS` does not keep them apart.
+_RACED: Final = ("23505", "42P06", "42P07", "40001", "40P01")
+_TRIES: Final = 20
+
+
+class SchemaError(Exception):
+    """The database's schema is not the one of this program."""
+
+
+class NotMigrated(SchemaError):
+    """Migrations are missing."""
+
+
+class SchemaTooNew(SchemaError):
+    """A newer inversion migrated this database."""
+
+
+class SchemaChanged(SchemaError):
+    """A migration was applied from another text than the one of this program."""
+
+
+async def migrate(conninfo: str) -> list[str]:
+    """Apply what is missing; the names of what this call applied, in order."""
+    connection = await Connection.open(conninfo, _SETTINGS)
+    try:
+        for _ in range(_TRIES):
+            try:
+                return await _migrate(connection)
+            except StatementFailed as failure:
+                await connection.run_script("ROLLBACK")
+                if failure.sqlstate not in _RACED:
+                    raise
+        raise NotMigrated("other nodes are migrating this database; try again")
+    finally:
+        connection.close()
+
+
+async def pending(conninfo: str) -> list[str]:
+    """The names of the migrations that are missing; changes nothing."""
+    connection = await Connection.open(conninfo, _SETTINGS)
+    try:
+        applied = await _applied(connection)
+    finally:
+        connection.close()
+    return [migration.name for migration in _missing(applied)]
+
+
+async def check(connection: Connection) -> None:
+    """Raise NotMigrated, SchemaTooNew or SchemaChanged unless the schema is this program's."""
+    missing = [migration.name for migration in _missing(await _applied(connection))]
+    if missing:
+        raise NotMigrated(
+            f"the database lacks {', '.join(missing)}: run `inversion migrate`, "
+            "or give a DBA what `inversion migrate --print` prints"
+        )
+
+
+def script(names: Sequence[str] | None = None) -> str:
+    """The SQL of these migrations (None: of all) for psql, as one transaction, bookkeeping included."""
+    parts = ["\\set ON_ERROR_STOP on", "BEGIN;", sql.BOOKKEEPING.strip(), sql.CLAIM.text.decode() + ";"]
+    for migration in sql.MIGRATIONS:
+        if names is None or migration.name in names:
+            parts.append(f"\n-- {migration.name}")
+            for step in sql.steps(migration.text):
+                if step.only_if is None:
+                    parts.append(f"{step.text};")
+                else:
+                    parts.append(f"SELECT ({step.only_if}) AS only_if \\gset")
+                    parts.append(f"\\if :only_if\n{step.text};\n\\endif")
+            parts.append(
+                "INSERT INTO inversion.migration (number, name, checksum)\n"
+                f"VALUES ({migration.number}, '{migration.name}', '{migration.checksum}');"
+            )
+    return "\n".join([*parts, "COMMIT;", ""])
+
+
+async def apply_schema(connection: Connection, text: str) -> None:
+    """Run a script of ours step by step, conditional steps only where they hold."""
+    for step in sql.steps(text):
+        if step.only_if is not None:
+            condition = sql.statement(f"SELECT ({step.only_if})::text")
+            if (await connection.execute(condition)).texts() != [("true",)]:
+                continue
+        await connection.run_script(step.text)
+
+
+async def _migrate(connection: Connection) -> list[str]:
+    await connection.run_script("BEGIN")
+    await connection.run_script(sql.BOOKKEEPING)
+    await connection.execute(sql.CLAIM)
+    missing = _missing(await _applied(connection))
+    for migration in missing:
+        await apply_schema(connection, migration.text)
+        number = struct.pack(">i", migration.number)
+        await connection.execute(sql.RECORD, [number, migration.name.encode(), migration.checksum.encode()])
+    await connection.run_script("COMMIT")
+    return [migration.name for migration in missing]
+
+
+async def _applied(connection: Connection) -> Mapping[int, str]:
+    if (await connection.execute(sql.HAS_BOOKKEEPING)).texts() != [("true",)]:
+        return {}
+    rows = (await connection.execute(sql.APPLIED)).texts()
+    return {int(number or 0): checksum or "" for number, checksum in rows}
+
+
+def _missing(applied: Mapping[int, str]) -> list[sql.Migration]:
+    known = {migration.number: migration for migration in sql.MIGRATIONS}
+    newer = sorted(set(applied) - set(known))
+    if newer:
+        raise SchemaTooNew(
+            f"the database has migration {newer[-1]}, this inversion knows {max(known)}: run a newer one"
+        )
+    for number, checksum in applied.items():
+        if known[number].checksum != checksum:
+            raise SchemaChanged(
+                f"migration {known[number].name} was applied from another text than this inversion's: "
+                "was the file or the table inversion.migration edited?"
+            )
+    return [migration for number, migration in known.items() if number not in applied]

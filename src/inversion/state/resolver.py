@@ -1,0 +1,202 @@
+"""Commits whose outcome is not known yet, and commits that wait for a locked row.
+
+Each keeps its turn parked, so its entity takes no other. An unknown one is sent again, identical, on a
+connection of ours (it waits on the row while the old backend may still be at work), then looked up under
+a row lock; `decide` is storage.md's table for what is found. Tried on until nobody waits for it any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from enum import Enum
+from typing import Final, assert_never
+
+import trio
+
+from inversion.errors import Abandoned, Code, Conflict, InversionError, Outcome, StoreUnavailable
+from inversion.gate import Walk
+from inversion.state import rows, sql
+from inversion.state.lane import Backoff, Lane
+from inversion.state.postgres import Connection, ConnectionLost, StatementFailed
+from inversion.state.rows import Commit
+
+CommitWalk = Walk[Commit, None]
+
+#: Refusals that a later try may not meet: a locked row, a deadlock, a statement that took too long.
+TRANSIENT: Final = ("55P03", "40001", "40P01", "57014")
+#: As many as a gathered commit has.
+_MOST: Final = 64
+
+
+class Finding(Enum):
+    """What became of a commit."""
+
+    APPLIED = "applied"
+    NEVER_LANDS = "never lands"  #: another turn took its slot: run again
+    SEND_AGAIN = "send again"  #: what it was to replace is still there
+    UNKNOWN = "unknown"  #: the entity moved on too far to tell
+
+
+def decide(
+    turn: bytes, replaced: bytes | None, *, returned: bool, row: tuple[bytes, bytes | None] | None
+) -> Finding:
+    """The table: `row` is the entity's (turn, prev), read under a lock after the commit was sent again."""
+    if returned:
+        return Finding.APPLIED
+    if row is None:
+        return Finding.SEND_AGAIN if replaced is None else Finding.UNKNOWN
+    newest, before = row
+    if turn in (newest, before):
+        return Finding.APPLIED
+    if newest == replaced:
+        return Finding.SEND_AGAIN
+    if before == replaced:
+        return Finding.NEVER_LANDS
+    return Finding.UNKNOWN
+
+
+def unknown(detail: str) -> InversionError:
+    return InversionError(Code.DEADLINE, detail, outcome=Outcome.UNKNOWN)
+
+
+class Resolver:
+    """A task of its own with a connection of its own, opened when there is something to resolve."""
+
+    def __init__(self, lane: Lane) -> None:
+        self._lane = lane
+        self._doubtful: dict[CommitWalk, None] = {}
+        self._stuck: dict[CommitWalk, None] = {}
+        self._news = trio.lowlevel.ParkingLot()
+
+    @property
+    def doubtful(self) -> int:
+        """How many commits have an unknown outcome."""
+        return len(self._doubtful)
+
+    def doubt(self, walks: Iterable[CommitWalk]) -> None:
+        """Take commits that were sent and whose outcome is unknown."""
+        self._doubtful.update(dict.fromkeys(walks))
+        self._news.unpark_all()
+
+    def wait_out(self, walk: CommitWalk) -> None:
+        """Take a commit that was refused for now: it goes on alone, the others need not wait for it."""
+        self._stuck[walk] = None
+        self._news.unpark_all()
+
+    def sweep(self) -> None:
+        """Let those go that nobody waits for any more."""
+        for walk in [walk for walk in self._doubtful if walk.item.forsaken]:
+            del self._doubtful[walk]
+            walk.throw(unknown("the commit's outcome was not known at the deadline"))
+        for walk in [walk for walk in self._stuck if walk.item.forsaken]:
+            del self._stuck[walk]
+            walk.throw(Abandoned())
+
+    async def run(self) -> None:
+        backoff = Backoff()
+        try:
+            while True:
+                while not (self._doubtful or self._stuck):
+                    await self._news.park()
+                    backoff.reset()
+                connection = await self._lane.connected()
+                before = len(self._doubtful) + len(self._stuck)
+                try:
+                    await self._resolve(connection)
+                    await self._try_stuck(connection)
+                except ConnectionLost:
+                    self._lane.close()
+                if 0 < before <= len(self._doubtful) + len(self._stuck):
+                    await backoff.pause()
+        finally:
+            self._lane.close()
+
+    async def _resolve(self, connection: Connection) -> None:
+        walks = list(self._doubtful)[:_MOST]
+        if not walks:
+            return
+        try:
+            await self._resolve_together(connection, walks)
+        except StatementFailed:
+            # One row is locked, say: each for itself, and what fails stays for the next pass.
+            for walk in walks:
+                try:
+                    await self._resolve_together(connection, [walk])
+                except StatementFailed:
+                    if walk in self._doubtful:  # to the end of the line
+                        del self._doubtful[walk]
+                        self._doubtful[walk] = None
+
+    async def _resolve_together(self, connection: Connection, walks: Sequence[CommitWalk]) -> None:
+        commits = [walk.item for walk in walks]
+        sent = await connection.execute(sql.COMMIT, rows.commit_parameters(commits))
+        if sent.warned:
+            return
+        returned = {sent.value(row, 0) for row in range(sent.count)}
+        found: Mapping[int, tuple[bytes, bytes | None]] = {}
+        if len(returned) < len(commits):
+            rest = await connection.execute(sql.FIND, rows.find_parameters(commits))
+            if rest.warned:
+                return
+            found = {
+                place: (rest.value(row, 1) or b"", rest.value(row, 2))
+                for row, place in enumerate(rows.places(rest))
+            }
+        for place, walk in enumerate(walks):
+            commit = walk.item
+            finding = decide(commit.id, commit.replaced, returned=commit.id in returned, row=found.get(place))
+            self._settle(walk, finding)
+
+    def _settle(self, walk: CommitWalk, finding: Finding) -> None:
+        if finding is Finding.SEND_AGAIN or walk not in self._doubtful:
+            return
+        del self._doubtful[walk]
+        match finding:
+            case Finding.APPLIED:
+                walk.resume(None)
+            case Finding.NEVER_LANDS:
+                walk.item.turn.commit_sent = False
+                walk.throw(Conflict())
+            case Finding.UNKNOWN:
+                walk.throw(unknown("the connection broke in a commit and the entity has moved on"))
+            case _:
+                assert_never(finding)
+
+    async def _try_stuck(self, connection: Connection) -> None:
+        for walk in list(self._stuck):
+            if walk not in self._stuck:
+                continue
+            turn = walk.item.turn
+            if turn.abandoned:
+                del self._stuck[walk]
+                walk.throw(Abandoned())
+                continue
+            turn.commit_sent = True
+            try:
+                sent = await connection.execute(sql.COMMIT, rows.commit_parameters([walk.item]))
+            except StatementFailed as failure:
+                turn.commit_sent = False
+                if failure.sqlstate not in TRANSIENT and self._leaves(walk):
+                    walk.throw(StoreUnavailable(f"the commit was refused: {failure}"))
+            except ConnectionLost as lost:
+                if lost.sent and self._leaves(walk):
+                    self._doubtful[walk] = None
+                elif not lost.sent:
+                    turn.commit_sent = False
+                raise
+            else:
+                if self._leaves(walk):
+                    if sent.warned:
+                        self._doubtful[walk] = None
+                    elif sent.count:
+                        walk.resume(None)
+                    else:
+                        turn.commit_sent = False
+                        walk.throw(Conflict())
+
+    def _leaves(self, walk: CommitWalk) -> bool:
+        """Whether it was still here: the sweep may have let it go while its statement ran."""
+        if walk not in self._stuck:
+            return False
+        del self._stuck[walk]
+        return True

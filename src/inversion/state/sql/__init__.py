@@ -1,0 +1,108 @@
+"""All SQL there is: `queries.sql` by name, the migrations in order, `schema.sql` = the whole schema today.
+
+A `Statement` carries the name under which a connection prepares it: the hash of its text, so that two
+releases on one server (or one pooler) never share a name for different texts. Files are split into
+statements at a semicolon that ends a line; `-- only if: SELECT ...` makes the next statement conditional.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from typing import Final
+
+import attrs
+
+_NAME: Final = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
+_CONDITION: Final = re.compile(r"^-- only if: (.+)$", re.MULTILINE)
+_END: Final = re.compile(r";[ \t]*$", re.MULTILINE)
+_MIGRATION_FILE: Final = re.compile(r"(\d{4})_\w+\.sql")
+
+
+@attrs.frozen(slots=True)
+class Statement:
+    """One SQL text and its prepared name."""
+
+    text: bytes
+    name: bytes
+
+
+@attrs.frozen(slots=True)
+class Step:
+    """One statement of a script; `only_if` is a query that says whether it is for this server."""
+
+    text: str
+    only_if: str | None
+
+
+@attrs.frozen(slots=True)
+class Migration:
+    """One numbered file, as it was released: never changed afterwards (the checksum tells)."""
+
+    number: int
+    name: str
+    text: str
+
+    @property
+    def checksum(self) -> str:
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+def statement(text: str) -> Statement:
+    """Make a statement of a text."""
+    encoded = text.strip().removesuffix(";").encode()
+    return Statement(encoded, b"inversion_" + hashlib.sha256(encoded).hexdigest()[:32].encode())
+
+
+def steps(text: str) -> Iterator[Step]:
+    """The statements of a script, in order."""
+    for part in _END.split(text):
+        condition = _CONDITION.search(part)
+        lines = [line for line in part.splitlines() if line.strip() and not line.startswith("--")]
+        if lines:
+            yield Step("\n".join(lines), condition.group(1) if condition else None)
+
+
+def _read(name: str) -> str:
+    return resources.files(__name__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _queries() -> Mapping[str, str]:
+    _, *parts = _NAME.split(_read("queries.sql"))
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def _migrations() -> Sequence[Migration]:
+    folder = resources.files(__name__).joinpath("migrations")
+    found = [
+        Migration(int(match.group(1)), entry.name.removesuffix(".sql"), entry.read_text(encoding="utf-8"))
+        for entry in folder.iterdir()
+        if (match := _MIGRATION_FILE.fullmatch(entry.name)) is not None
+    ]
+    return sorted(found, key=lambda migration: migration.number)
+
+
+def schema() -> str:
+    """The whole schema of today, as if there had never been a migration."""
+    return _read("schema.sql")
+
+
+_QUERIES: Final = _queries()
+
+#: text[] functions, text[] keys -> (ordinal int8, version int8, turn uuid, state text) of those that exist.
+LOAD: Final = statement(_QUERIES["load"])
+#: text[] functions, text[] keys, uuid[] turns -> (ordinal int8) of those whose turn is not the newest.
+OUTDATED: Final = statement(_QUERIES["outdated"])
+#: text[] functions, keys, int8[] versions, uuid[] turns, uuid[] prevs, text[] states -> (turn uuid) applied.
+COMMIT: Final = statement(_QUERIES["commit"])
+#: text[] functions, text[] keys -> (ordinal int8, turn uuid, prev uuid), each row locked.
+FIND: Final = statement(_QUERIES["find"])
+SETTINGS: Final = statement(_QUERIES["settings"])
+APPLIED: Final = statement(_QUERIES["applied"])
+HAS_BOOKKEEPING: Final = statement(_QUERIES["has_bookkeeping"])
+CLAIM: Final = statement(_QUERIES["claim"])
+RECORD: Final = statement(_QUERIES["record"])
+BOOKKEEPING: Final = _QUERIES["bookkeeping"]
+MIGRATIONS: Final = _migrations()
