@@ -25,15 +25,15 @@ LEFTOVER_QUIT_S, LEFTOVER_KILL_S = 3.0, 5.0  #: SIGQUIT: no checkpoint, so quick
 async def end_leftovers(place: Place) -> None:
     """End processes of this cluster that no owner watches. The caller holds the lock: they are nobody's."""
     for number, patience_s in ((signal.SIGQUIT, LEFTOVER_QUIT_S), (signal.SIGKILL, LEFTOVER_KILL_S)):
-        for pid in _processes(place.token):
+        for pid in processes(place.token):
             _signal_if_still(pid, place.token, number)
         with trio.move_on_after(patience_s):
-            while _processes(place.token):  # noqa: ASYNC110 (a foreign process sets no Event)
+            while processes(place.token):  # noqa: ASYNC110 (a foreign process sets no Event)
                 await trio.sleep(POLL_S)
             break
     else:
         raise EmbeddedUnavailable(
-            f"processes {_processes(place.token)} of the database in {place.data} cannot be ended: "
+            f"processes {processes(place.token)} of the database in {place.data} cannot be ended: "
             "end them by hand"
         )
     _drop_foreign_pid(place)
@@ -65,7 +65,7 @@ def _drop_foreign_pid(place: Place) -> None:
     pid_file.unlink()
 
 
-def _processes(token: str) -> list[int]:
+def processes(token: str) -> list[int]:
     """Live PostgreSQL processes with our cluster_name in their arguments or title."""
     return [pid for pid, command in _commands().items() if token in command and _is_postgres(command)]
 
