@@ -31,8 +31,12 @@ The modules in reading order. A module imports only what stands above it in this
     state.resolver      unknown outcomes
     state.committer     gathers commits into one statement
     state.store         loads and commits in batches
+    processes.watch     one epoll for all children's pipes and exits
+    processes.log_lines what a child prints that is no frame
     processes.child     one OS process
+    processes.flight    a message on its way through a process
     processes.worker    one process and one conversation
+    processes.lines_mode  a pool of long-lived processes
     processes.exec_mode one process per call
     processes.supervisor  the nursery: executes the roster's plan
     http.framing        where one request ends; what is refused

@@ -22,6 +22,8 @@ _INT_MIN: Final = -(2**63)
 _INT_MAX: Final = 2**64 - 1
 _SAFE_INTEGER: Final = 2**53 - 1  # JavaScript's Number.MAX_SAFE_INTEGER
 
+#: Fewer digits always fit into 64 bits, so a shorter text needs no search.
+_LONG_DIGITS_BYTES: Final = 19
 _LONG_DIGITS = re.compile(rb"[0-9]{19}")
 _SIXTEEN_DIGITS = re.compile(rb"[0-9]{16}")
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|-?[0-9][0-9.eE+\-]*|[\[\]{}]', re.DOTALL)
@@ -32,19 +34,25 @@ def check(text: bytes) -> bytes:
 
     Raises RequestRefused with `bad_json`, `too_deep` or `bad_number`; the caller adds whose text it was.
     """
-    try:
-        orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise _refusal(text, error) from None
-    if text.count(b"[") + text.count(b"{") > MAX_DEPTH and depth(text) > MAX_DEPTH:
-        raise RequestRefused(Code.TOO_DEEP, f"JSON nested deeper than {MAX_DEPTH} levels")
-    if _LONG_DIGITS.search(text) is not None:
-        _check_integers(text, _INT_MIN, _INT_MAX, "64 bits")
+    check_part(text)
     if b"\n" in text or b"\r" in text:
         # Legal: a string cannot hold a raw control character, so these are white space. Left in, they
         # would end the frame, and the sender could forge a second one.
         text = text.replace(b"\n", b" ").replace(b"\r", b" ")
     return text
+
+
+def check_part(text: bytes) -> None:
+    """`check` for a part cut out of a line, which holds no raw newline any more."""
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise _refusal(text, error) from None
+    size = len(text)
+    if size > MAX_DEPTH and text.count(b"[") + text.count(b"{") > MAX_DEPTH and depth(text) > MAX_DEPTH:
+        raise RequestRefused(Code.TOO_DEEP, f"JSON nested deeper than {MAX_DEPTH} levels")
+    if size >= _LONG_DIGITS_BYTES and _LONG_DIGITS.search(text) is not None:
+        _check_integers(text, _INT_MIN, _INT_MAX, "64 bits")
 
 
 def check_integers_53(text: bytes) -> None:
@@ -99,6 +107,98 @@ def encode(value: object) -> bytes:
     return orjson.dumps(value)
 
 
-def raw(part: msgspec.Raw | msgspec.UnsetType) -> bytes | None:
+#: A part that is absent: no JSON value is empty.
+ABSENT: Final = msgspec.Raw(b"")
+
+
+class CutError(msgspec.Struct):
+    """`error` of a message-out."""
+
+    code: str = "function_error"
+    message: str = ""
+    status: int = 500
+    details: msgspec.Raw = ABSENT
+    retry: bool = False
+
+
+class CutAnswer(msgspec.Struct):
+    """One of the `answers` to a turn of several messages."""
+
+    id: str
+    response: msgspec.Raw = ABSENT
+    error: CutError | msgspec.UnsetType = msgspec.UNSET
+    effects: msgspec.Raw = ABSENT
+    changed: bool = True
+
+
+class CutLine(msgspec.Struct):
+    """What a line of a runtime may hold, its values still the sender's bytes and not yet checked."""
+
+    id: str | msgspec.UnsetType = msgspec.UNSET
+    hello: msgspec.Raw = ABSENT
+    response: msgspec.Raw = ABSENT
+    error: CutError | msgspec.UnsetType = msgspec.UNSET
+    state: msgspec.Raw = ABSENT
+    delete: bool = False
+    effects: msgspec.Raw = ABSENT
+    answers: list[CutAnswer] | msgspec.UnsetType = msgspec.UNSET
+
+
+class CutHandler(msgspec.Struct):
+    """A handler in a hello; its schemas are not read yet."""
+
+    reads_only: bool = False
+
+
+class CutHello(msgspec.Struct):
+    """What a runtime says of itself."""
+
+    protocol: int = 1
+    runtime: str = ""
+    pipeline: int = 1
+    batch: int = 1
+    cancel: bool = False
+    integers: int = 64
+    handlers: dict[str, CutHandler] | msgspec.UnsetType = msgspec.UNSET
+    cron: msgspec.Raw = ABSENT
+
+
+class NotCut(Exception):
+    """The text is not JSON, or a field is of the wrong type; the message says which."""
+
+
+_decode_line = msgspec.json.Decoder(CutLine).decode
+_decode_hello = msgspec.json.Decoder(CutHello).decode
+
+
+def cut_line(line: bytes) -> CutLine:
+    """The parts of a runtime's line. Raises NotCut."""
+    try:
+        return _decode_line(line)
+    except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors, as bad UTF-8 is
+        raise NotCut(str(error)) from None
+
+
+def cut_hello(text: bytes) -> CutHello:
+    """The fields of a hello. Raises NotCut."""
+    try:
+        return _decode_hello(text)
+    except (ValueError, RecursionError) as error:
+        raise NotCut(str(error)) from None
+
+
+def plain_object(text: bytes) -> dict[str, object] | None:
+    """A JSON object as plain values; None: it is something else, or no JSON at all."""
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+UNSET: Final = msgspec.UNSET
+
+
+def raw(part: msgspec.Raw) -> bytes | None:
     """The bytes of a part that was cut out; None: it was absent."""
-    return None if isinstance(part, msgspec.UnsetType) else bytes(part)
+    return bytes(part) or None

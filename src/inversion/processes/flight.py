@@ -1,0 +1,54 @@
+"""A message on its way through a process: the `Sent` of transition.py.
+
+The walk that sent it parks here until whoever reads the process settles it, once, with the answer or with
+what went wrong.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from inversion.gate import Gate, Walk
+from inversion.messages import MessageIn, MessageOut
+
+
+class Flight:
+    """One message in one process."""
+
+    __slots__ = ("_result", "_walk", "message")
+
+    def __init__(self, message: MessageIn) -> None:
+        self.message = message
+        self._walk: Walk[Flight, MessageOut] | None = None
+        self._result: MessageOut | Exception | None = None
+
+    async def receive_message_out(self) -> MessageOut:
+        """Wait for the answer. Raises what the message failed with."""
+        if self._result is None:
+            return await _DESK.wait(self)
+        if isinstance(self._result, Exception):
+            raise self._result
+        return self._result
+
+    def settle(self, result: MessageOut | Exception) -> None:
+        """Resume the walk, or keep the result until it asks."""
+        walk = self._walk
+        if walk is None:
+            self._result = result
+        elif isinstance(result, Exception):
+            walk.throw(result)
+        else:
+            walk.resume(result)
+
+    def board(self, walk: Walk[Flight, MessageOut]) -> None:
+        self._walk = walk
+
+
+class _Desk(Gate[Flight, MessageOut]):
+    """Each flight knows its own walk: answers come in any order, and no list is searched for them."""
+
+    def park(self, walk: Walk[Flight, MessageOut]) -> None:
+        walk.item.board(walk)
+
+
+_DESK: Final = _Desk()

@@ -1,0 +1,299 @@
+"""`mode = "lines"`: a pool of long-lived processes that one function's messages are spread over.
+
+A message is handed to a process at once when one has room, else its walk parks here until one has. The
+roster decides; this module does what it says. A function whose command cannot be started has a `problem`,
+and its calls are refused with that sentence; the command is looked up again when a second has passed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from time import perf_counter
+from typing import Final
+
+import attrs
+import trio
+
+from inversion.config import Function, HelloRule, Limits
+from inversion.errors import Abandoned, Code, RuntimeBroken
+from inversion.gate import Gate
+from inversion.messages import SILENT, Hello, MessageIn, Turn
+from inversion.processes.child import CannotStart, Recipe
+from inversion.processes.flight import Flight
+from inversion.processes.log_lines import LogLine
+from inversion.processes.watch import Watch
+from inversion.processes.worker import Worker
+from inversion.protocol.roster import Roster
+
+#: Between two starts that only keep `processes.min`; doubled after each death without an answer.
+_FIRST_PAUSE_S: Final = 0.1
+_LONGEST_PAUSE_S: Final = 30.0
+#: Looking up a command that is missing costs some stat calls; a busy caller must not repeat them.
+_LOOK_AGAIN_S: Final = 1.0
+
+
+@attrs.frozen(slots=True)
+class ProcessView:
+    """One process, for people and metrics."""
+
+    pid: int
+    life: str
+    in_flight: int
+    depth: int
+    answered: int
+    strays: int
+    started_s: float
+
+
+class LinesPool:
+    """The processes of one function. Satisfies transition.Runtime and worker.Host."""
+
+    def __init__(self, function: Function, limits: Limits, watch: Watch, log_line: LogLine) -> None:
+        self.function = function
+        self.problem: str | None = None  #: why no process can be started
+        self.crash: str | None = None  #: how the last process ended that had answered nothing
+        self.hello: Hello | None = SILENT if function.hello is HelloRule.NONE else None
+        self.deaths = 0
+        self.known = trio.Event()  #: its hello, its silence or its problem is known
+        self._limits = limits
+        self._watch = watch
+        self._log_line = log_line
+        self._roster: Roster[Worker] = Roster(function.processes, function.idle_s)
+        self._waiting: Gate[MessageIn, Flight] = Gate()
+        self._waiting_alone: Gate[MessageIn, Flight] = Gate()
+        self._waits_since_s: float | None = None  # since when something has been waiting all the time
+        self._assign_due = False
+        self._looked_up_s = 0.0
+        self._recipe: Recipe | None = None
+        self._pause_s = _FIRST_PAUSE_S
+        self._next_start_s = 0.0
+        self._closed = False
+        self._quiet = trio.Event()
+
+    # -- the face ----------------------------------------------------------------------------------------
+
+    @property
+    def batch(self) -> int:
+        """Messages that one turn may hold."""
+        return 1 if self.hello is None else self.hello.batch
+
+    @property
+    def waiting(self) -> int:
+        """Turns that no process has room for."""
+        return len(self._waiting.waiting) + len(self._waiting_alone.waiting)
+
+    @property
+    def in_flight(self) -> int:
+        return sum(worker.in_flight for worker in self._roster.seats)
+
+    @property
+    def processes(self) -> Sequence[ProcessView]:
+        return [
+            ProcessView(
+                worker.child.pid,
+                "leaving" if worker.leaving else worker.life.value,
+                worker.in_flight,
+                worker.depth,
+                worker.answered,
+                worker.strays,
+                worker.child.started_s,
+            )
+            for worker in self._roster.seats
+        ]
+
+    async def send_message_in(self, message: MessageIn) -> Flight:
+        """Step 3. Parks while no process has room."""
+        if not message.exclusive and not self.waiting:
+            worker = self._roster.seat_for(len(message.turn.requests))
+            if worker is not None:
+                return worker.send(message)
+        if self._closed:
+            raise self._shutting_down()
+        self._refuse_without_command()
+        gate = self._waiting_alone if message.exclusive else self._waiting
+        self._assign_soon()  # when this walk is parked
+        return await gate.wait(message)
+
+    def begun_s(self, turn: Turn) -> float | None:
+        """When a process could begin this turn; None: it waits behind another, here or in a process."""
+        for worker in self._roster.seats:
+            began_s = worker.begun_s(turn)
+            if began_s is not None:
+                return began_s
+        return None
+
+    def report(self) -> tuple[bool, str]:
+        """(well, sentence) for the start-up lines."""
+        if self.problem is not None:
+            return False, self.problem
+        if self.hello is None:
+            return (True, "has not spoken yet") if self.crash is None else (False, self.crash)
+        if self.hello is SILENT:
+            return True, "speaks no hello: one message at a time"
+        hello = self.hello
+        names = "any handler" if hello.handlers is None else f"handlers {', '.join(sorted(hello.handlers))}"
+        return (
+            True,
+            f"{hello.runtime or 'a runtime'}, {names}, pipeline {hello.pipeline}, batch {hello.batch}",
+        )
+
+    # -- time and ends -----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """The first process, to read its hello, and what `min` asks for."""
+        for _ in range(max(1, self.function.processes.min)):
+            self._start()
+
+    def sweep(self, now_s: float) -> None:
+        """Every 50 ms."""
+        for gate in (self._waiting, self._waiting_alone):
+            if gate.waiting:
+                gate.withdraw(_is_forsaken, Abandoned)
+        for worker in tuple(self._roster.seats):
+            worker.sweep(now_s)
+        if self._closed:
+            return
+        for worker in self._roster.to_retire(now_s):
+            worker.leave(now_s)
+        if self._roster.missing > 0 and now_s >= self._next_start_s and self.problem is None:
+            self._start()
+        if self.waiting:
+            self._assign()
+
+    async def drain(self) -> None:
+        """Let what is here finish, then send every process home. `sweep` must go on meanwhile."""
+        while self.waiting or self.in_flight:
+            self._quiet = trio.Event()
+            await self._quiet.wait()
+        self._closed = True
+        while self._roster.seats:
+            for worker in self._roster.seats:
+                if not worker.leaving:
+                    worker.leave(perf_counter())
+            self._quiet = trio.Event()
+            await self._quiet.wait()
+
+    def kill(self) -> None:
+        """The end: KILL to every group. The exits are still to be served."""
+        self._closed = True
+        for worker in self._roster.seats:
+            worker.leaving = True
+            worker.child.kill()
+        self._fail_waiting(self._shutting_down())
+
+    # -- worker.Host -------------------------------------------------------------------------------------
+
+    def spoke(self, worker: Worker, hello: Hello) -> None:
+        self.hello = hello
+        self.known.set()
+
+    def freed(self, worker: Worker) -> None:
+        self._pause_s = _FIRST_PAUSE_S
+        if self.waiting:
+            self._assign()
+        elif not worker.in_flight:
+            self._quiet.set()
+
+    def left(self, worker: Worker) -> None:
+        self._roster.seats.remove(worker)
+        self._quiet.set()
+        if worker.dismissed:
+            return
+        self.deaths += 1
+        self._next_start_s = perf_counter() + self._pause_s
+        if not worker.answered:
+            ended = worker.how_it_ended()
+            self.crash = ended.detail
+            self.known.set()
+            self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+            if self.function.hello is HelloRule.REQUIRED and not self._roster.seats:
+                # It takes no message before its hello, so no death would ever be a message's: without
+                # this the callers would wait while processes start and end for ever.
+                self._fail_waiting(ended)
+        if self.waiting:
+            self._assign_soon()
+
+    # -- the roster's plan, carried out ------------------------------------------------------------------
+
+    def _assign_soon(self) -> None:
+        if not self._assign_due:
+            self._assign_due = True
+            self._watch.later(self._assign)
+
+    def _assign(self) -> None:
+        self._assign_due = False
+        while True:
+            self._assign_alone()
+            self._assign_to_free()
+            if not self.waiting:
+                self._waits_since_s = None
+                return
+            now_s = perf_counter()
+            if self._waits_since_s is None:
+                self._waits_since_s = now_s
+            if self._closed or not self._roster.wants_another(now_s - self._waits_since_s):
+                return
+            if not self._start():
+                return
+
+    def _assign_alone(self) -> None:
+        gate = self._waiting_alone
+        while gate.waiting:
+            worker = self._roster.seat_alone(len(gate.waiting[0].item.turn.requests))
+            if worker is None:
+                return
+            walk = gate.take(1)[0]
+            walk.resume(worker.send(walk.item))
+        self._roster.release_reserved()
+
+    def _assign_to_free(self) -> None:
+        gate = self._waiting
+        while gate.waiting and (room := self._roster.room):
+            taken = gate.take(room)
+            for number, walk in enumerate(taken):
+                messages = len(walk.item.turn.requests)
+                worker = self._roster.seat_for(messages)
+                if worker is not None:
+                    walk.resume(worker.send(walk.item))
+                elif messages > self.batch:
+                    # The function's new code takes smaller turns: have this one cut again.
+                    walk.throw(Abandoned())
+                else:
+                    gate.waiting[:0] = taken[number:]
+                    return
+
+    def _start(self) -> bool:
+        self._looked_up_s = perf_counter()
+        try:
+            recipe = Recipe.of(self.function)
+            worker = Worker(self, self.function, recipe, self._limits, self._watch, self._log_line)
+        except CannotStart as problem:
+            self.problem = str(problem)
+            self.known.set()
+            if not self._roster.seats:
+                self._fail_waiting(RuntimeBroken(Code.NO_RUNTIME, self.problem))
+            return False
+        self.problem = None
+        if self.hello is SILENT:
+            worker.spoken = True  # nothing is to be learned from its first word
+        self._roster.seats.append(worker)
+        return True
+
+    def _refuse_without_command(self) -> None:
+        if self.problem is not None and not self._roster.seats:
+            if perf_counter() - self._looked_up_s >= _LOOK_AGAIN_S and self._start():
+                return
+            raise RuntimeBroken(Code.NO_RUNTIME, self.problem, retry_after_s=5)
+
+    def _shutting_down(self) -> RuntimeBroken:
+        detail = f"function {self.function.name}: this node is shutting down"
+        return RuntimeBroken(Code.DRAINING, detail, retry_after_s=1)
+
+    def _fail_waiting(self, error: RuntimeBroken) -> None:
+        for gate in (self._waiting, self._waiting_alone):
+            for walk in gate.take(len(gate.waiting)):
+                walk.throw(RuntimeBroken(error.code, error.detail, extra=error.extra))
+
+
+def _is_forsaken(message: MessageIn) -> bool:
+    return message.turn.forsaken
