@@ -1,0 +1,135 @@
+# inversion for bash, in one file: copy it beside your function and source it first. Needs bash 4.4+ and jq 1.5+.
+#
+#     . "$(dirname "$0")/shim.sh"
+#
+#     handler add --default '.message | numbers' '.state.count // 0'  # jq over message-in: its $1, $2, ...
+#     add() {
+#       whole_number "$1" || { refuse bad_amount "add takes a whole number" 422; return; }
+#       put "{\"count\":$(($1 + $2))}"
+#       answer "$(($1 + $2))"
+#     }
+#
+#     serve
+#
+# handler NAME [--default] [--reads-only] [JQ...]   declare a handler: a shell function of that name
+# answer JSON                      the response; null without it
+# put JSON / delete                the new state / no state any more; neither: it stays as it was
+# refuse CODE TEXT [STATUS [JSON]] the answer is an error (400-499), the state stays; then `return`
+# whole_number TEXT                is it one? Ask before $((...)): bash runs what it finds in there
+#
+# A handler that returns non-zero is an error too, and stores nothing. A string arrives bare, anything else as
+# JSON on one line, nothing (jq's `empty`) as "". So "1" and 1 look the same: filter by type, as above. What a
+# handler prints goes to the log. It runs between two jqs that live as long as it does, so that a message
+# starts no process: jq takes frames apart | serve | jq checks and writes the answers.
+
+exec 3>&1 1>&2 # the protocol moves to descriptor 3 before anything can print
+
+declare -A inversion_wants=() inversion_reads_only=()
+inversion_cases= inversion_declared=
+
+handler() {
+  local name=$1 want wants= default= reads_only=false count=0
+  shift
+  case $name in
+    handler | answer | put | delete | refuse | whole_number | serve) echo "shim: $name is taken" >&2; exit 2 ;;
+  esac
+  for want; do
+    case $want in
+      --default) default=call ;;
+      --reads-only) reads_only=true ;;
+      *) wants+="${wants:+, }([$want] | if . == [] then \"\" else .[0] end)" count=$((count + 1)) ;;
+    esac
+  done
+  inversion_wants[$name]=$count inversion_reads_only[$name]=$reads_only
+  inversion_cases+="elif \$name == \"$name\"${default:+ or \$name == \"call\"} then [\"$name\"] + [$wants] "
+  for name in "$name" $default; do
+    inversion_declared+="${inversion_declared:+,}\"$name\":{\"reads_only\":$reads_only}"
+  done
+}
+
+answer() { inversion_response=$1; }
+put() { inversion_change=state inversion_state=$1; }
+delete() { inversion_change=delete; }
+refuse() { inversion_code=$1 inversion_text=$2 inversion_status=${3:-400} inversion_details=${4:-null}; }
+whole_number() { [[ $1 =~ ^-?(0|[1-9][0-9]{0,17})$ ]]; }
+
+serve() {
+  local id exists name argument arguments status count reader writer
+  exec 4< <(exec 3>&-; inversion_take_apart)
+  reader=$!
+  exec 5> >(inversion_put_together >&3 3>&- 4<&-)
+  writer=$!
+  exec 0</dev/null 3>&-
+  printf '{"hello":{"protocol":1,"runtime":"bash/%s","pipeline":16,"integers":53,"handlers":{%s}}}\n' \
+    "${BASH_VERSINFO[0]}.${BASH_VERSINFO[1]}" "$inversion_declared" >&5
+  while read -ru 4 id && read -ru 4 exists && IFS= read -ru 4 name; do
+    arguments=()
+    for ((count = ${inversion_wants[${name:-!}]:-1}; count > 0; count--)); do
+      IFS= read -ru 4 argument
+      printf -v argument %b "$argument"
+      arguments+=("$argument")
+    done
+    inversion_response=null inversion_change= inversion_state= inversion_code=
+    case $name in
+      "") refuse no_handler "${arguments[0]}" 404 ;;
+      "!") # the text may hold some of the state: it is for the log
+        echo "shim: jq could not take the message apart: ${arguments[0]}"
+        refuse function_error "jq could not take the message apart" 500
+        ;;
+      *)
+        "$name" "${arguments[@]}" 4<&- 5>&-
+        status=$?
+        [[ $status == 0 || $inversion_code ]] || refuse function_error "handler $name returned $status" 500
+        ;;
+    esac
+    if [[ $inversion_change ]]; then
+      case ${inversion_reads_only[$name]}:$exists:$inversion_change in
+        true:*) refuse function_error "handler $name is declared reads-only: it cannot change the state" 500 ;;
+        *:stateless:*) refuse function_error "a call without a key has no state to change" 500 ;;
+        *:false:delete) inversion_change= ;;
+      esac
+    fi
+    if [[ $inversion_code ]]; then
+      inversion_line "$id" error "$inversion_code" "$inversion_text" "$inversion_status" "$inversion_details"
+    else
+      inversion_line "$id" answer "$inversion_response" "$inversion_change" "$inversion_state"
+    fi
+  done
+  exec 5>&-
+  wait "$reader" || exit # jq has said why on stderr: one of the jq texts above, most likely
+  wait "$writer" # the last answers are on their way
+}
+
+# One line for each field, so that `read` needs no quoting: backslash and newline are escaped for printf %b.
+inversion_take_apart() {
+  exec jq --unbuffered -r '
+  def field: (if type == "string" then . else tojson end)
+    | split("\u0000") | join("") | split("\\") | join("\\\\") | split("\n") | join("\\n");
+  (.ctx.handler // "call") as $name | .id as $id
+  | (if .ctx.key == null then "stateless" else has("state") end) as $exists
+  | (try (if false then . '"$inversion_cases"' else ["", "no handler \($name)"] end) catch ["!", tostring])
+  | [($id | tojson), $exists] + . | map(field) | .[]'
+}
+
+inversion_put_together() {
+  exec jq --unbuffered -rR '
+  def checked: . as $text | fromjson | if $text | test("nan"; "i") then tojson else $text end;
+  def error($code; $text; $status; $details):
+    "\"error\":{\"code\":\($code | tojson),\"message\":\($text | tojson),\"status\":\($status)"
+    + (if $details == "null" then "" else ",\"details\":\($details | checked)" end) + "}";
+  if startswith("{\"hello\":") then . else
+    split("\t") as $field | "{\"id\":\($field[0])," as $id
+    | try (
+        if $field[1] == "error" then $id + error($field[2]; $field[3]; $field[4]; $field[5]) + "}"
+        else $id + "\"response\":\($field[2] | checked)"
+          + (if $field[3] == "state" then ",\"state\":\($field[4] | checked)"
+             elif $field[3] == "delete" then ",\"delete\":true" else "" end) + "}"
+        end)
+      catch (debug | $id + error("function_error"; "the response, the state or details are not JSON"; "500"; "null") + "}")
+  end'
+}
+
+inversion_line() {
+  local IFS=$'\t' fields=("${@//[$'\t\n']/ }") # in JSON these two stand only where a space does as well
+  printf '%s\n' "${fields[*]}" >&5
+}
