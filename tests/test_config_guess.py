@@ -89,7 +89,7 @@ def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "mode"),
     [
-        (b"import inversion_shim\n", Mode.LINES),
+        (b"from shim import handler, serve\n", Mode.LINES),
         (b'print(\'{"id": 1, "response": 2}\')\n', Mode.LINES),
         (b"wc -w\n", Mode.EXEC),
     ],

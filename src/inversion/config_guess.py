@@ -1,8 +1,9 @@
 """How to run one file that has no inversion.toml: `inversion dev ./file`.
 
 A program that can run by itself (executable, with a shebang or an ELF head) does; else the suffix names
-the interpreter. The mode is guessed from the text: a file that names inversion or a "response" speaks the
-line protocol, any other is run once per call. What cannot be guessed is a ConfigError with the remedies.
+the interpreter. The mode is guessed from the text: a file that names inversion, a shim or a "response"
+speaks the line protocol, any other is run once per call. What cannot be guessed is a ConfigError with
+the remedies.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ _ADVICE: Final = {
 }
 #: A Go or Rust program with all its libraries is of this size; a shim's words stand somewhere in it.
 _MOST_READ_BYTES: Final = 64 << 20
-_SPEAKS_LINES = re.compile(rb"inversion|\bresponse\b", re.IGNORECASE)
+_SPEAKS_LINES = re.compile(rb"inversion|\b(?:shim|response)\b", re.IGNORECASE)
 _NOT_IN_A_NAME = re.compile(r"[^a-z0-9_-]+")
 
 
@@ -73,7 +74,7 @@ def guess(path: Path, mode: Mode | None = None) -> Guess:
     command, runs = _command(path, file, content)
     if mode is None:
         mode = Mode.LINES if _SPEAKS_LINES.search(content) else Mode.EXEC
-        why = "names inversion or a response" if mode is Mode.LINES else "names no protocol"
+        why = "names inversion, a shim or a response" if mode is Mode.LINES else "names no protocol"
         runs = f'{runs}; it {why}, so mode = "{mode.value}"'
     function = Function(name=name_for(file), command=command, folder=file.parent, mode=mode)
     return Guess(Config(functions={function.name: function}, folder=file.parent), runs)
