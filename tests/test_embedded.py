@@ -166,6 +166,16 @@ async def test_a_second_start_in_the_same_folder_keeps_the_data(folder: Path) ->
         assert ask(conninfo, "SELECT n FROM kept") == "7"
 
 
+async def test_a_stop_while_it_is_starting_leaves_no_process(folder: Path) -> None:
+    embedded = EmbeddedPostgres(folder)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(embedded.run)
+        await until(lambda: embedded.place is not None and bool(processes(embedded.place.token)))
+        nursery.cancel_scope.cancel()
+    assert embedded.place is not None
+    assert processes(embedded.place.token) == []
+
+
 async def test_a_stop_leaves_no_process_and_no_socket(folder: Path) -> None:
     embedded = EmbeddedPostgres(folder)
     async with running(embedded):
@@ -197,8 +207,8 @@ async def test_nothing_outside_the_own_folder_is_changed(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["d" * 120, "a, comma", "it's a folder"])
-async def test_every_path_can_hold_a_database(tmp_path: Path, name: str) -> None:
-    folder = tmp_path / name / ".inversion"
+async def test_every_path_can_hold_a_database(short_folder: Path, name: str) -> None:
+    folder = short_folder / name / ".inversion"
     folder.parent.mkdir()
     embedded = EmbeddedPostgres(folder)
     async with running(embedded) as conninfo:

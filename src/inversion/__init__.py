@@ -45,7 +45,11 @@ The modules in reading order. A module imports only what stands above it in this
     http.server         listeners, limits, sweeping of slow clients
     http.routes         the ingress: /v1/call, /v1/state
     http.admin          the admin door
-    embedded            the local PostgreSQL as one more supervised child
+    embedded.binaries   which PostgreSQL
+    embedded.place      where it lies and as whom it runs
+    embedded.leftovers  what a killed owner left behind
+    embedded.server     the local PostgreSQL as one more supervised child
+    embedded            its public names
     app                 the composition root
     cli.printing        what the commands print, and how they end
     cli.door            the admin door from outside

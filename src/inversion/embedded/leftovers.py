@@ -16,7 +16,7 @@ from pathlib import Path
 import trio
 
 from inversion.embedded.binaries import EmbeddedUnavailable
-from inversion.embedded.place import Place
+from inversion.embedded.place import TOKEN_PREFIX, Place
 
 POLL_S = 0.02  #: for what tells us nothing by itself: postmaster.pid, processes that are not our children
 LEFTOVER_QUIT_S, LEFTOVER_KILL_S = 3.0, 5.0  #: SIGQUIT: no checkpoint, so quick; the next start recovers
@@ -53,11 +53,9 @@ def _drop_foreign_pid(place: Place) -> None:
     first = pid_file_text(place).partition("\n")[0]
     if not first.isdigit() or not _alive(int(first)):
         return
-    command = _commands(int(first))
-    if any(_is_postgres(each) for each in command.values()):
-        if _working_folder(int(first)) not in (None, place.data.resolve()):
-            pid_file.unlink()
-            return
+    command = _commands(int(first)).get(int(first), "")
+    another = _working_folder(int(first)) not in (None, place.data.resolve()) or TOKEN_PREFIX in command
+    if _is_postgres(command) and not another:
         raise EmbeddedUnavailable(
             f"a PostgreSQL that inversion did not start (pid {first}) may use {place.data}: stop it, "
             f"or remove {pid_file} when it belongs to something else"

@@ -26,6 +26,7 @@ from inversion.embedded.binaries import Binaries, EmbeddedUnavailable, readable_
 STATE_FOLDER = Path("/var/lib/inversion")
 UNPRIVILEGED_USER = "nobody"
 SUPERUSER = "inversion"
+TOKEN_PREFIX = "inversion-"
 SOCKET_NAME = ".s.PGSQL.5432"
 SOCKET_PATH_BYTES = 107  #: sockaddr_un.sun_path without its NUL
 
@@ -58,7 +59,7 @@ class Place:
     def token(self) -> str:
         """In the title of every process of this cluster (cluster_name); stays when the folder is moved."""
         info = self.data.stat()
-        return f"inversion-{info.st_dev:x}-{info.st_ino:x}"
+        return f"{TOKEN_PREFIX}{info.st_dev:x}-{info.st_ino:x}"
 
     @property
     def conninfo(self) -> str:
@@ -66,7 +67,11 @@ class Place:
         return f"host='{quoted}' port=5432 user={SUPERUSER} dbname=postgres"
 
     def spawn(self, program: str, arguments: Sequence[str], death_signal: str) -> subprocess.Popen[bytes]:
-        """Start a program as the account. It gets `death_signal` when the calling *thread* ends."""
+        """Start a program as the account. It gets `death_signal` when the calling *thread* ends.
+
+        Not when that happens in the first milliseconds, before setpriv has asked for it: the next start
+        ends what is left.
+        """
         before = _namespace_command() if self.account is Account.NAMESPACE else []
         setpriv = shutil.which("setpriv")
         if setpriv is not None:  # macOS has no such signal; the next start ends what was left behind
