@@ -1,22 +1,47 @@
 """The composition root: the one place where things are constructed, in floor order.
 
-`serve` opens the database, the store, the processes and the doors, each inside the one before, and calls
-`on_started`. The first SIGTERM or SIGINT drains: readiness off, what was accepted is answered, processes
-leave, the database stops last. A second signal ends it at once.
+`serve` opens the processes, the database, the store and the doors, and tells `on_started`. The first
+SIGTERM or SIGINT drains: readiness off, what was accepted is answered, processes leave, the database
+stops last. A second signal ends it at once. A database that is away at start does not keep the doors
+shut: functions without state work, calls that need it answer 503, readiness says why.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import signal
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from time import perf_counter
 from typing import Final
 
 import attrs
+import trio
 
-from inversion.messages import Hello
+from inversion.calls import Calls
+from inversion.config import Config
+from inversion.embedded import EmbeddedPostgres, EmbeddedUnavailable
+from inversion.errors import Conflict, InversionError
+from inversion.http.routes import Ingress
+from inversion.http.server import CannotListen, Listener, Server, open_tcp, open_unix
+from inversion.mailbox import PostOffice
+from inversion.messages import Hello, Turn
+from inversion.observe import logs
+from inversion.observe.metrics import Counters
+from inversion.processes.supervisor import Supervisor
+from inversion.state.migrate import SchemaError, migrate
+from inversion.state.postgres import ConnectionLost, StatementFailed, UnfitServer
+from inversion.state.store import PostgresStore
 
 #: How often deadlines are looked at: fine enough for a person, 1 % of a core at full queues.
 SWEEP_INTERVAL_S: Final = 0.05
+#: A database that is away keeps the doors shut for no longer than this.
+_DATABASE_PATIENCE_S: Final = 3.0
+#: The banner waits this long for hellos; a function that is slower is shown as such.
+_HELLO_PATIENCE_S: Final = 1.0
+#: How often a drain looks whether the last call was answered.
+_DRAIN_LOOK_S: Final = 0.02
+
+_log = logs.get_logger("node")
 
 
 class StartError(Exception):
@@ -31,7 +56,7 @@ class Options:
     port: int = 8080
     admin_host: str = "127.0.0.1"
     admin_port: int = 9080
-    database_url: str | None = None  #: None: the embedded PostgreSQL
+    database_url: str | None = attrs.field(default=None, repr=False)  #: None: the embedded PostgreSQL
     dev: bool = False
     migrate: bool = False
     admin_token: str | None = attrs.field(default=None, repr=False)
@@ -46,4 +71,189 @@ class Started:
     database: str  #: a sentence: which database it uses
     functions: Sequence[tuple[str, bool, str]]  #: name, does it run, a sentence
     socket_path: Path
-    hellos: Mapping[str, Hello | None] = attrs.field(factory=dict)  #: what each function said of itself
+    hellos: Mapping[str, Hello | None]  #: what each function said of itself
+    drain: Callable[[], None]  #: what the first SIGTERM does
+
+
+async def serve(
+    config: Config, options: Options, on_started: Callable[[Started], None] = lambda started: None
+) -> None:
+    """Run one node until it has drained. Raises StartError when it cannot start."""
+    try:
+        async with trio.open_nursery() as nursery:
+            await _Node(config, options, nursery).run(on_started)
+            nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        raise _start_error(group) or group from None
+
+
+class _Node:
+    """Everything one node consists of."""
+
+    def __init__(self, config: Config, options: Options, nursery: trio.Nursery):
+        self._config = config
+        self._options = options
+        self._nursery = nursery
+        self._stopping = trio.Event()
+        self._doors_closed = trio.Event()
+        self._servers: Sequence[Server] = ()
+        self._counters = Counters.of(config.functions)
+        self._supervisor = Supervisor(config, logs.function_line)
+
+    async def run(self, on_started: Callable[[Started], None]) -> None:
+        self._nursery.start_soon(self._heed_signals)
+        listeners = self._listen()
+        await self._nursery.start(self._supervisor.run)
+        conninfo, database = await self._open_database()
+        self._store = PostgresStore(conninfo, self._config.limits, log=_log.warning)
+        await self._open_store()
+        self._office = PostOffice(
+            self._store,
+            self._supervisor.pools,
+            self._config.functions,
+            self._config.limits,
+            self._note_failure,
+        )
+        self._nursery.start_soon(self._sweep)
+        self._open_doors(listeners)
+        await self._supervisor.first_words(_HELLO_PATIENCE_S)
+        on_started(self._started(listeners, database))
+        await self._stopping.wait()
+        await self._drain()
+
+    def _listen(self) -> Sequence[Listener]:
+        """First of all: a port that is taken must not cost an initdb."""
+        options = self._options
+        folder = self._config.folder / ".inversion"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        self._socket_path = folder / "admin.sock"
+        return [
+            open_tcp(options.host, options.port),
+            open_tcp(options.admin_host, options.admin_port, "--admin-port"),
+            open_unix(self._socket_path),
+        ]
+
+    async def _open_database(self) -> tuple[str, str]:
+        """The conninfo, and a sentence for people."""
+        url = self._options.database_url
+        if url is not None:
+            if self._options.migrate:
+                for name in await migrate(url):
+                    _log.info("migrated", migration=name)
+            return url, logs.mask(url)
+        embedded = EmbeddedPostgres(self._config.folder / ".inversion", log=_log.warning)
+        conninfo: str = await self._nursery.start(embedded.run)
+        await migrate(conninfo)
+        return conninfo, f"embedded, {embedded.place}"
+
+    async def _open_store(self) -> None:
+        opened = trio.Event()
+
+        async def run_store() -> None:
+            await self._nursery.start(self._store.run)
+            opened.set()
+
+        self._nursery.start_soon(run_store)
+        with trio.move_on_after(_DATABASE_PATIENCE_S):
+            await opened.wait()
+        if not opened.is_set():
+            _log.error("no database yet: calls that need it answer 503 until there is one")
+
+    def _open_doors(self, listeners: Sequence[Listener]) -> None:
+        limits = self._config.limits
+        self._calls = calls = Calls(
+            self._config, self._office, self._supervisor.pools, self._store, self._counters
+        )
+        self._servers = [
+            Server(application, body_bytes=limits.body_bytes, connections=limits.connections)
+            for application in (Ingress(calls, read_state=self._options.dev or self._config.http.read_state),)
+        ]
+        self._nursery.start_soon(self._serve_doors, listeners)
+
+    async def _serve_doors(self, listeners: Sequence[Listener]) -> None:
+        async with trio.open_nursery() as doors:
+            for server, listener in zip(self._servers, listeners, strict=False):
+                doors.start_soon(server.serve, listener)
+        self._doors_closed.set()
+
+    async def _sweep(self) -> None:
+        """Time passes: function timeouts first, so that a caller learns what hung, then deadlines."""
+        while True:
+            await trio.sleep(SWEEP_INTERVAL_S)
+            now_s = perf_counter()
+            self._supervisor.sweep(now_s)
+            self._office.sweep(now_s)
+            self._store.sweep(now_s)
+
+    async def _heed_signals(self) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for number in signals:
+                if self._stopping.is_set():
+                    _log.warning("second signal: ending at once", signal=signal.Signals(number).name)
+                    self._nursery.cancel_scope.cancel()
+                else:
+                    _log.info("draining; a second signal ends it at once")
+                    self._stopping.set()
+
+    async def _drain(self) -> None:
+        """Answer what was accepted, send the processes home; then everything else may end."""
+        self._calls.draining = True
+        for server in self._servers:
+            server.drain()
+        await self._doors_closed.wait()
+        while self._office.live:  # noqa: ASYNC110 (calls whose client went away; their deadlines bound it)
+            await trio.sleep(_DRAIN_LOOK_S)
+        await self._supervisor.drain()
+
+    def _note_failure(self, turn: Turn, error: Exception) -> None:
+        """A turn failed: count what people want to know, and keep what only a log may say."""
+        self._counters.functions[turn.address.function].reruns += 1
+        if isinstance(error, Conflict):
+            self._counters.conflicts += 1
+        elif not isinstance(error, InversionError):
+            _log.error(
+                "step_failed",
+                step=turn.step.value,
+                function=turn.address.function,
+                key=turn.address.key,
+                exc_info=error,
+            )
+
+    def _started(self, listeners: Sequence[Listener], database: str) -> Started:
+        options = self._options
+        return Started(
+            url=_url(options.host, listeners[0].port),
+            admin_url=_url(options.admin_host, listeners[1].port),
+            database=database,
+            functions=self._supervisor.reports(),
+            socket_path=self._socket_path,
+            hellos={name: pool.hello for name, pool in self._supervisor.pools.items()},
+            drain=self._stopping.set,
+        )
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+#: What may go wrong at start and is no bug: the message says what to do.
+_START_FAILURES: Final = (
+    StartError,
+    CannotListen,
+    EmbeddedUnavailable,
+    SchemaError,
+    UnfitServer,
+    ConnectionLost,
+    StatementFailed,
+)
+
+
+def _start_error(group: BaseExceptionGroup[BaseException]) -> StartError | None:
+    """The one failure in a nursery's group that a person can act on, if that is what it is."""
+    found, rest = group.split(_START_FAILURES)
+    if found is None or rest is not None:
+        return None
+    error: BaseException = found
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return StartError(logs.mask(str(error)))

@@ -15,10 +15,11 @@ import trio
 
 from inversion import json_text
 from inversion.config import Config, Function, Mode
-from inversion.errors import Code, InversionError, RequestRefused
+from inversion.errors import Code, InversionError, Outcome, RequestRefused
 from inversion.ids import new_id, new_seed
 from inversion.mailbox import Pool, PostOffice
 from inversion.messages import Address, Hello, Request, Response, State
+from inversion.observe.metrics import Counters
 
 
 class SpokenPool(Pool, Protocol):
@@ -64,12 +65,18 @@ class Calls:
     """What the front door and the admin door talk to."""
 
     def __init__(
-        self, config: Config, office: PostOffice, pools: Mapping[str, SpokenPool], states: StateReader
+        self,
+        config: Config,
+        office: PostOffice,
+        pools: Mapping[str, SpokenPool],
+        states: StateReader,
+        counters: Counters,
     ):
         self._config = config
         self._office = office
         self._pools = pools
         self._states = states
+        self._counters = counters
         self.draining = False
 
     def function(self, name: str) -> Function:
@@ -118,7 +125,16 @@ class Calls:
             respond=caller.respond,
         )
         self._office.post(request)
-        return request.id, await caller.wait()
+        response = await caller.wait()
+        counted = self._counters.functions[function]
+        error = response.error
+        if error is not None:
+            self._counters.errors[error.code] += 1
+        elif response.function_error is not None:
+            counted.failed_answers += 1
+        outcome = Outcome.APPLIED if error is None else error.outcome
+        counted.answered(outcome, perf_counter() - received_s)
+        return request.id, response
 
     async def read_state(self, function: str, key: str) -> State:
         """The newest committed state of an entity. Raises InversionError when the database is away."""
