@@ -6,7 +6,7 @@ While there is no connection the gate's walks stay parked: the node's deadline s
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
 import trio
@@ -68,10 +68,12 @@ class Lane:
                 await backoff.pause()
         return self._connection
 
-    async def open(self) -> Connection:
-        """One try. Raises ConnectionLost, StatementFailed or UnfitServer."""
+    async def open(self, check: Callable[[Connection], Awaitable[None]] | None = None) -> Connection:
+        """One try. Raises ConnectionLost, StatementFailed, UnfitServer, or what `check` raises."""
         connection = await Connection.open(self._conninfo, self._settings)
         try:
+            if check is not None:
+                await check(connection)
             for statement in self._statements:
                 await connection.prepare(statement)
         except BaseException:

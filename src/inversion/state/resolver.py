@@ -22,8 +22,9 @@ from inversion.state.rows import Commit
 
 CommitWalk = Walk[Commit, None]
 
+LOCKED: Final = "55P03"  #: lock_not_available
 #: Refusals that a later try may not meet: a locked row, a deadlock, a statement that took too long.
-TRANSIENT: Final = ("55P03", "40001", "40P01", "57014")
+TRANSIENT: Final = (LOCKED, "40001", "40P01", "57014")
 #: As many as a gathered commit has.
 _MOST: Final = 64
 

@@ -15,7 +15,7 @@ import attrs
 import trio
 
 from inversion.config import Limits
-from inversion.errors import Abandoned, Code, Conflict, RuntimeBroken, StoreUnavailable
+from inversion.errors import Abandoned, Code, Conflict, Overrun, RuntimeBroken, StoreUnavailable
 from inversion.gate import Gate, Walk
 from inversion.ids import new_id_bytes
 from inversion.messages import NO_STATE, Address, Answer, Change, MessageOut, State, Stored, Turn
@@ -24,7 +24,7 @@ from inversion.state.cache import StateCache
 from inversion.state.committer import Committer
 from inversion.state.lane import Backoff, Lane, Log
 from inversion.state.postgres import Connection, ConnectionLost, Settings, StatementFailed
-from inversion.state.resolver import Resolver
+from inversion.state.resolver import LOCKED, TRANSIENT, Resolver
 from inversion.state.rows import Check, Commit
 
 _MOST_LOADS: Final = 64
@@ -192,7 +192,7 @@ class PostgresStore:
         if value is None:
             raise ValueError("a message-out that puts the state must carry one")
         if len(value) > self._limits.state_bytes:
-            raise RuntimeBroken(
+            raise Overrun(
                 Code.STATE_TOO_LARGE,
                 f"the new state has {len(value)} bytes, the limit is {self._limits.state_bytes}",
             )
@@ -205,12 +205,11 @@ class PostgresStore:
         complaint = ""
         while True:
             try:
-                await migrate.check(await lane.open())
+                await lane.open(migrate.check)
                 return
             except (ConnectionLost, StatementFailed) as failure:
                 if complaint != (complaint := f"no database yet: {failure}"):
                     self._log(complaint)
-                lane.close()
                 await backoff.pause()
 
     async def _load_forever(self, lane: Lane) -> None:
@@ -232,12 +231,12 @@ class PostgresStore:
         except ConnectionLost:
             self._park(walks)
         except StatementFailed as failure:
-            if len(walks) > 1:
+            if len(walks) > 1 and failure.sqlstate != LOCKED:
                 half = len(walks) // 2
                 await self._load(connection, walks[:half])
                 await self._load(connection, walks[half:])
             else:
-                walks[0].throw(StoreUnavailable(f"the state could not be read: {failure}"))
+                await self._refused(walks, failure)
         else:
             for walk, state in zip(walks, rows.loaded_states(found, len(walks)), strict=True):
                 self._average_state_bytes += (len(state.value or b"") - self._average_state_bytes) / 64
@@ -250,8 +249,7 @@ class PostgresStore:
         except ConnectionLost:
             self._park(walks)
         except StatementFailed as failure:
-            for walk in walks:
-                walk.throw(StoreUnavailable(f"the state could not be checked: {failure}"))
+            await self._refused(walks, failure)
         else:
             outdated = set(rows.places(found)) if found.count else ()
             for place, walk in enumerate(walks):
@@ -259,6 +257,15 @@ class PostgresStore:
                     walk.throw(Conflict())
                 else:
                     walk.resume(NO_STATE)
+
+    async def _refused(self, walks: Sequence[_LoadWalk], failure: StatementFailed) -> None:
+        if failure.sqlstate not in TRANSIENT:
+            for walk in walks:
+                walk.throw(StoreUnavailable(f"the state could not be read: {failure}"))
+            return
+        # The whole table is locked, say: reading takes no row locks. Their callers' deadlines decide.
+        self._park(walks)
+        await Backoff().pause()
 
     def _park(self, walks: Sequence[_LoadWalk]) -> None:
         for walk in walks:

@@ -1,0 +1,130 @@
+"""Unknown outcomes: found out, never guessed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+from proxy import through_proxy
+from walking import a_store, commit, load, put, putting, running, turn_of, walk
+
+from inversion.errors import Conflict, InversionError, Outcome
+from inversion.messages import Address
+from inversion.state.resolver import Finding, decide
+
+T, P, X, Y = (bytes([letter]) * 16 for letter in b"TPXY")
+
+
+@pytest.mark.parametrize(
+    ("replaced", "returned", "row", "finding"),
+    [
+        (P, True, None, Finding.APPLIED),
+        (P, False, (T, P), Finding.APPLIED),
+        (P, False, (X, T), Finding.APPLIED),
+        (P, False, (X, P), Finding.NEVER_LANDS),
+        (P, False, (P, Y), Finding.SEND_AGAIN),
+        (P, False, (X, Y), Finding.UNKNOWN),
+        (P, False, None, Finding.UNKNOWN),
+        (None, False, None, Finding.SEND_AGAIN),
+        (None, False, (T, None), Finding.APPLIED),
+        (None, False, (X, T), Finding.APPLIED),
+        (None, False, (X, None), Finding.NEVER_LANDS),
+        (None, False, (X, Y), Finding.UNKNOWN),
+    ],
+)
+def test_what_is_found_decides_what_is_said(
+    replaced: bytes | None, returned: bool, row: tuple[bytes, bytes | None] | None, finding: Finding
+) -> None:
+    assert decide(T, replaced, returned=returned, row=row) is finding
+
+
+@pytest.mark.parametrize("new", [True, False])
+@pytest.mark.parametrize("lost", ["request", "reply"])
+async def test_a_commit_whose_connection_breaks_is_applied_exactly_once(
+    database_url: str, socket_folder: Path, lost: str, new: bool
+) -> None:
+    async with through_proxy(database_url, socket_folder) as (store, proxy):
+        if not new:
+            await put(store, "k", b"0")
+        setattr(proxy, f"lose_{lost}", True)
+        before = await load(store, "k")
+        stored = await put(store, "k", b"1")
+        assert proxy.cuts == 1
+        assert stored.versions == [before.version + 1]
+        read = await store.read_state(Address("counter", "k"))
+        assert (read.value, read.version) == (b"1", before.version + 1)
+        assert store.doubtful == 0
+        assert (await put(store, "k", b"2")).versions == [before.version + 2]
+
+
+@pytest.mark.parametrize("new", [True, False])
+async def test_a_request_that_arrives_after_all_was_resolved_changes_nothing(
+    database_url: str, socket_folder: Path, new: bool
+) -> None:
+    async with through_proxy(database_url, socket_folder) as (store, proxy):
+        if not new:
+            await put(store, "k", b"0")
+        proxy.delay_request = True
+        version = (await put(store, "k", b"1")).versions[0]
+        assert version is not None
+        await put(store, "k", b"2")
+        await proxy.release()
+        read = await store.read_state(Address("counter", "k"))
+        assert (read.value, read.version) == (b"2", version + 1)
+
+
+@pytest.mark.parametrize(("others", "error"), [(1, Conflict), (2, InversionError)])
+async def test_a_lost_commit_of_an_entity_that_moved_on_is_told_apart_or_called_unknown(
+    database_url: str, socket_folder: Path, others: int, error: type[InversionError]
+) -> None:
+    async with (
+        through_proxy(database_url, socket_folder) as (store, proxy),
+        running(a_store(database_url)) as other,
+    ):
+        await put(store, "k", b"0")
+        state = await load(store, "k")
+        proxy.lose_request = True
+        outcome: list[InversionError] = []
+
+        async def lost_commit() -> None:
+            with pytest.raises(InversionError) as raised:
+                await commit(store, "k", state, putting(b"lost"))
+            outcome.append(raised.value)
+
+        async with trio.open_nursery() as nursery:
+            for n in range(others):
+                await put(other, "k", b"%d" % n)
+            nursery.start_soon(lost_commit)
+        assert proxy.cuts == 1
+        assert type(outcome[0]) is error
+        assert outcome[0].outcome is (Outcome.NOT_APPLIED if others == 1 else Outcome.UNKNOWN)
+        assert (await store.read_state(Address("counter", "k"))).value == b"%d" % (others - 1)
+
+
+async def test_an_unknown_outcome_is_let_go_when_nobody_waits_for_it(
+    database_url: str, socket_folder: Path
+) -> None:
+    async with through_proxy(database_url, socket_folder) as (store, proxy):
+        state = await load(store, "k")
+        turn = turn_of("k")
+        proxy.lose_request = True
+        outcome: list[InversionError] = []
+
+        async def lost_commit() -> None:
+            with pytest.raises(InversionError) as raised:
+                await walk(lambda: store.store_state(turn, state, putting(b"1")))
+            outcome.append(raised.value)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lost_commit)
+            with trio.fail_after(5):
+                await proxy.happened.wait()
+                proxy.silent = True  # nothing can be resolved now
+                while not store.doubtful:
+                    await trio.lowlevel.checkpoint()
+            assert turn.commit_sent
+            turn.requests[0].answered = True  # the node's sweep said 504 `unknown`
+            store.sweep(0.0)
+        assert outcome[0].outcome is Outcome.UNKNOWN
+        assert store.doubtful == 0
