@@ -8,8 +8,10 @@ shut: functions without state work, calls that need it answer 503, readiness say
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Final
@@ -102,7 +104,10 @@ class _Node:
 
     async def run(self, on_started: Callable[[Started], None]) -> None:
         self._nursery.start_soon(self._heed_signals)
-        listeners = self._listen()
+        with contextlib.ExitStack() as closing:
+            await self._serve(self._listen(closing), on_started)
+
+    async def _serve(self, listeners: Sequence[Listener], on_started: Callable[[Started], None]) -> None:
         await self._nursery.start(self._supervisor.run)
         conninfo, database = await self._open_database()
         self._store = PostgresStore(conninfo, self._config.limits, log=_log.warning)
@@ -121,17 +126,21 @@ class _Node:
         await self._stopping.wait()
         await self._drain()
 
-    def _listen(self) -> Sequence[Listener]:
+    def _listen(self, closing: contextlib.ExitStack) -> Sequence[Listener]:
         """First of all: a port that is taken must not cost an initdb."""
         options = self._options
         folder = self._config.folder / ".inversion"
         folder.mkdir(mode=0o700, exist_ok=True)
         self._socket_path = folder / "admin.sock"
-        return [
-            open_tcp(options.host, options.port),
-            open_tcp(options.admin_host, options.admin_port, "--admin-port"),
-            open_unix(self._socket_path),
-        ]
+        listeners = []
+        for listen in (
+            partial(open_tcp, options.host, options.port),
+            partial(open_tcp, options.admin_host, options.admin_port, "--admin-port"),
+            partial(open_unix, self._socket_path),
+        ):
+            listeners.append(listener := listen())
+            closing.callback(listener.close)
+        return listeners
 
     async def _open_database(self) -> tuple[str, str]:
         """The conninfo, and a sentence for people."""
