@@ -37,6 +37,7 @@ The modules in reading order. A module imports only what stands above it in this
     processes.flight    a message on its way through a process
     processes.worker    one process and one conversation
     processes.lines_mode  a pool of long-lived processes
+    processes.exec_call one process that answers one message
     processes.exec_mode one process per call
     processes.supervisor  the nursery: executes the roster's plan
     http.framing        where one request ends; what is refused

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from time import perf_counter
@@ -106,6 +106,24 @@ async def _sweep(supervisor: Supervisor) -> None:
     while True:
         supervisor.sweep(perf_counter())
         await trio.sleep(0.01)
+
+
+async def until(happened: Callable[[], bool]) -> None:
+    """Look until it is so; the caller has the timeout."""
+    while not happened():  # noqa: ASYNC110  # another process makes it so
+        await trio.sleep(0.005)
+
+
+async def gone(pid: int) -> None:
+    """Wait until no process has this id (a zombie whose parent is not ours does not count)."""
+    await until(lambda: not _alive(pid))
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 async def together(*calls) -> Sequence[object]:

@@ -11,17 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from time import perf_counter
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, assert_never
 
 import trio
 
-from inversion.config import Config, Function, Limits
+from inversion.config import Config, Function, Limits, Mode
 from inversion.processes.child import keep_files_private
+from inversion.processes.exec_mode import ExecPool
 from inversion.processes.lines_mode import LinesPool
 from inversion.processes.log_lines import LogLine
 from inversion.processes.watch import Watch
 
-Pool = LinesPool
+Pool = LinesPool | ExecPool
 
 #: How often `drain` sweeps by itself.
 _SWEEP_S: Final = 0.05
@@ -98,4 +99,12 @@ class Supervisor:
 
 
 def _pool(function: Function, limits: Limits, watch: Watch, log_line: LogLine) -> Pool:
-    return LinesPool(function, limits, watch, log_line)
+    match function.mode:
+        case Mode.LINES:
+            return LinesPool(function, limits, watch, log_line)
+        case Mode.EXEC:
+            return ExecPool(function, limits, watch, log_line)
+        case Mode.CGI:
+            raise NotImplementedError("cgi is refused when the config is read")
+        case _:
+            assert_never(function.mode)

@@ -42,7 +42,7 @@ class Watch:
     def later(self, call: Callable[[], None]) -> None:
         """Call `call` once, when the rest of this loop pass has run: what it gathers is gathered then."""
         self._later.append(call)
-        if not self._in_round and self._flusher:
+        if not self._in_round:
             self._flusher.unpark()
 
     async def run(self) -> None:
@@ -78,11 +78,15 @@ class Watch:
 
     async def _flush_for_ever(self) -> None:
         while True:
+            if self._later:
+                await trio.lowlevel.checkpoint()  # a call that put off another has let the loop pass
+            else:
+                await self._flusher.park()
             self._flush()
-            await self._flusher.park()
 
     def _flush(self) -> None:
-        while self._later:
-            calls, self._later = self._later, []
-            for call in calls:
-                call()
+        calls, self._later = self._later, []
+        for call in calls:
+            call()
+        if self._later:
+            self._flusher.unpark()

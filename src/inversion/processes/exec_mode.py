@@ -1,0 +1,173 @@
+"""`mode = "exec"`: one process per call, as many at a time as `processes.max` says; the rest waits here.
+
+Starting a process takes the loop half a millisecond, so that a pass of the loop starts a few and goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from time import perf_counter
+from typing import Final
+
+import trio
+
+from inversion.config import Function, Limits
+from inversion.errors import Abandoned, Code, RuntimeBroken
+from inversion.gate import Gate
+from inversion.messages import SILENT, Hello, MessageIn, Turn
+from inversion.processes.child import CannotStart, Recipe
+from inversion.processes.exec_call import ExecCall
+from inversion.processes.flight import Flight
+from inversion.processes.lines_mode import ProcessView
+from inversion.processes.log_lines import LogLine
+from inversion.processes.watch import Watch
+
+#: Started in one loop pass; each takes half a millisecond that others wait for.
+_STARTS_AT_ONCE: Final = 4
+#: Looking a missing command up again costs some stat calls.
+_LOOK_AGAIN_S: Final = 1.0
+
+
+class ExecPool:
+    """The calls of one function. Satisfies transition.Runtime."""
+
+    def __init__(self, function: Function, limits: Limits, watch: Watch, log_line: LogLine) -> None:
+        self.function = function
+        self._limits = limits
+        self.problem: str | None = None  #: why no process can be started
+        self.hello: Hello | None = SILENT
+        self.batch = 1
+        self.answered = 0
+        self.deaths = 0
+        self.known = trio.Event()
+        self._watch = watch
+        self._log_line = log_line
+        self._waiting: Gate[MessageIn, Flight] = Gate()
+        self._calls: set[ExecCall] = set()
+        self._recipe: Recipe | None = None
+        self._looked_up_s = 0.0
+        self._closed = False
+        self._start_due = False
+        self._quiet = trio.Event()
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting.waiting)
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._calls)
+
+    @property
+    def processes(self) -> Sequence[ProcessView]:
+        return [
+            ProcessView(call.child.pid, "serving", 1, 1, 0, 0, call.child.started_s) for call in self._calls
+        ]
+
+    def report(self) -> tuple[bool, str]:
+        """(well, sentence) for the start-up lines."""
+        if self.problem is not None:
+            return False, self.problem
+        return True, f"one process per call, at most {self.function.processes.max} at a time"
+
+    async def send_message_in(self, message: MessageIn) -> Flight:
+        """Step 3. Parks while `processes.max` calls run."""
+        if self._closed:
+            raise self._shutting_down()
+        if self.problem is not None and perf_counter() - self._looked_up_s < _LOOK_AGAIN_S:
+            raise RuntimeBroken(Code.NO_RUNTIME, self.problem, retry_after_s=5)
+        if not self._waiting.waiting and len(self._calls) < self.function.processes.max:
+            return self._start(message)
+        return await self._waiting.wait(message)
+
+    def begun_s(self, turn: Turn) -> float | None:
+        """When a process could begin this turn; None: it waits."""
+        for call in self._calls:
+            if call.flight.message.turn is turn:
+                return call.child.started_s
+        return None
+
+    def start(self) -> None:
+        """Look the command up, so that a problem is known before the first call."""
+        self.known.set()
+        try:
+            self._look_up()
+        except RuntimeBroken:
+            return  # told by `problem`
+
+    def sweep(self, now_s: float) -> None:
+        """Every 50 ms."""
+        if self._waiting.waiting:
+            self._waiting.withdraw(_is_forsaken, Abandoned)
+        for call in tuple(self._calls):
+            call.sweep(now_s)
+
+    async def drain(self) -> None:
+        """Let what is here finish."""
+        while self.waiting or self._calls:
+            self._quiet = trio.Event()
+            await self._quiet.wait()
+        self._closed = True
+
+    def kill(self) -> None:
+        """The end: KILL to every group. The exits are still to be served."""
+        self._closed = True
+        for call in self._calls:
+            call.child.kill()
+        for walk in self._waiting.take(self.waiting):
+            walk.throw(self._shutting_down())
+
+    def _ended(self, call: ExecCall) -> None:
+        """Its process is reaped: there is room for another call."""
+        self._calls.remove(call)
+        self._quiet.set()
+        if self._waiting.waiting and not self._start_due:
+            self._start_due = True
+            self._watch.later(self._start_waiting)
+
+    def _start_waiting(self) -> None:
+        self._start_due = False
+        room = self.function.processes.max - len(self._calls)
+        for walk in self._waiting.take(min(room, _STARTS_AT_ONCE)):
+            try:
+                flight = self._start(walk.item)
+            except RuntimeBroken as problem:
+                walk.throw(problem)
+            else:
+                walk.resume(flight)
+        if self._waiting.waiting and len(self._calls) < self.function.processes.max and not self._start_due:
+            self._start_due = True
+            self._watch.later(self._start_waiting)
+
+    def _start(self, message: MessageIn) -> Flight:
+        recipe = self._recipe or self._look_up()
+        try:
+            call = ExecCall(
+                self.function, self._limits, message, recipe, self._watch, self._log_line, self._ended
+            )
+        except CannotStart as problem:
+            raise self._no_runtime(str(problem)) from None
+        self._calls.add(call)
+        return call.flight
+
+    def _look_up(self) -> Recipe:
+        self._looked_up_s = perf_counter()
+        try:
+            self._recipe = Recipe.of(self.function)
+        except CannotStart as problem:
+            raise self._no_runtime(str(problem)) from None
+        self.problem = None
+        return self._recipe
+
+    def _no_runtime(self, problem: str) -> RuntimeBroken:
+        self._recipe = None
+        self.problem = problem
+        return RuntimeBroken(Code.NO_RUNTIME, problem, retry_after_s=5)
+
+    def _shutting_down(self) -> RuntimeBroken:
+        detail = f"function {self.function.name}: this node is shutting down"
+        return RuntimeBroken(Code.DRAINING, detail, retry_after_s=1)
+
+
+def _is_forsaken(message: MessageIn) -> bool:
+    return message.turn.forsaken
