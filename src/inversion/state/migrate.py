@@ -1,7 +1,8 @@
 """The schema's migrations: numbered SQL, applied once, several nodes at once are fine.
 
-One transaction: the bookkeeping tables, a lock on a *row* (an advisory lock would not survive a pooler),
-what is missing, a record with a checksum for each. `check` is what `serve` asks; it changes nothing.
+The bookkeeping tables first, then one transaction: a lock on a *row* (an advisory lock would not survive a
+pooler), what is missing, a record with a checksum for each. `check` is what `serve` asks; it changes
+nothing.
 """
 
 from __future__ import annotations
@@ -40,14 +41,18 @@ async def migrate(conninfo: str) -> list[str]:
     """Apply what is missing; the names of what this call applied, in order."""
     connection = await Connection.open(conninfo, _SETTINGS)
     try:
-        for _ in range(_TRIES):
-            try:
-                return await _migrate(connection)
-            except StatementFailed as failure:
-                await connection.run_script("ROLLBACK")
-                if failure.sqlstate not in _RACED:
-                    raise
-        raise NotMigrated("other nodes are migrating this database; try again")
+        await _keep_books(connection)
+        await connection.run_script("BEGIN")
+        await connection.execute(sql.CLAIM)
+        missing = _missing(await _applied(connection))
+        for migration in missing:
+            await apply_schema(connection, migration.text)
+            number = struct.pack(">i", migration.number)
+            await connection.execute(
+                sql.RECORD, [number, migration.name.encode(), migration.checksum.encode()]
+            )
+        await connection.run_script("COMMIT")
+        return [migration.name for migration in missing]
     finally:
         connection.close()
 
@@ -101,21 +106,23 @@ async def apply_schema(connection: Connection, text: str) -> None:
         await connection.run_script(step.text)
 
 
-async def _migrate(connection: Connection) -> list[str]:
-    await connection.run_script("BEGIN")
-    await connection.run_script(sql.BOOKKEEPING)
-    await connection.execute(sql.CLAIM)
-    missing = _missing(await _applied(connection))
-    for migration in missing:
-        await apply_schema(connection, migration.text)
-        number = struct.pack(">i", migration.number)
-        await connection.execute(sql.RECORD, [number, migration.name.encode(), migration.checksum.encode()])
-    await connection.run_script("COMMIT")
-    return [migration.name for migration in missing]
+async def _keep_books(connection: Connection) -> None:
+    for _ in range(_TRIES):
+        if await _has_books(connection):
+            return
+        try:
+            await connection.run_script(sql.BOOKKEEPING)
+        except StatementFailed as failure:
+            if failure.sqlstate not in _RACED:
+                raise
+
+
+async def _has_books(connection: Connection) -> bool:
+    return (await connection.execute(sql.HAS_BOOKKEEPING)).texts() == [("true",)]
 
 
 async def _applied(connection: Connection) -> Mapping[int, str]:
-    if (await connection.execute(sql.HAS_BOOKKEEPING)).texts() != [("true",)]:
+    if not await _has_books(connection):
         return {}
     rows = (await connection.execute(sql.APPLIED)).texts()
     return {int(number or 0): checksum or "" for number, checksum in rows}

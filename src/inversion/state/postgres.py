@@ -256,7 +256,7 @@ class Connection:
 
     def _broke(self, error: psycopg.Error, *, sent: bool) -> ConnectionLost:
         self.close()
-        return ConnectionLost(str(error).strip(), sent=sent)
+        return ConnectionLost(" ".join(str(error).split()), sent=sent)
 
     def _on_notice(self, notice: pq_abc.PGresult) -> None:
         severity = notice.error_field(pq.DiagnosticField.SEVERITY_NONLOCALIZED)
@@ -294,7 +294,7 @@ async def _attempts(conninfo: str, failures: list[str]) -> Sequence[Mapping[str,
     try:
         given = {name: str(value) for name, value in conninfo_to_dict(conninfo).items() if value is not None}
     except psycopg.Error as error:
-        raise UnfitServer(f"the database URL cannot be read: {str(error).strip()}") from None
+        raise UnfitServer(f"the database URL cannot be read: {' '.join(str(error).split())}") from None
     if "hostaddr" in given or "service" in given or "PGSERVICE" in os.environ:
         return [given]
     hosts = given.get("host", os.environ.get("PGHOST", "")).split(",")
@@ -358,7 +358,7 @@ async def _dial(conninfo: str, settings: Settings) -> pq_abc.PGconn:
                         await trio.lowlevel.wait_writable(pgconn.socket)
                     case _:
                         break
-            raise ConnectionLost(pgconn.get_error_message("utf-8").strip(), sent=False)
+            raise ConnectionLost(" ".join(pgconn.get_error_message("utf-8").split()), sent=False)
         except BaseException:
             pgconn.finish()
             raise

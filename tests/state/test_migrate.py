@@ -1,0 +1,169 @@
+"""Migrations: applied once, by whoever comes first; checked by everybody else."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from walking import a_store, sql
+
+from inversion.state import migrate
+from inversion.state import sql as statements
+from inversion.state.postgres import Connection, StatementFailed
+
+NAMES = [migration.name for migration in statements.MIGRATIONS]
+
+#: Everything that makes the schema what it is, but for the bookkeeping.
+CATALOG = """
+SELECT c.relname, c.relkind::text, c.reloptions::text, a.attname, format_type(a.atttypid, a.atttypmod),
+       a.attnotnull, a.attstorage::text, a.attcompression::text, l.collname,
+       col_description(c.oid, a.attnum),
+       CASE c.relkind WHEN 'v' THEN pg_get_viewdef(c.oid) WHEN 'i' THEN pg_get_indexdef(c.oid) END
+  FROM pg_class AS c
+  JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0
+  LEFT JOIN pg_collation AS l ON l.oid = a.attcollation
+ WHERE c.relnamespace = 'inversion'::regnamespace AND c.relname NOT LIKE 'migration%'
+ ORDER BY c.relname, a.attnum
+"""
+
+
+async def test_a_second_migration_has_nothing_to_do(empty_database_url: str) -> None:
+    with trio.fail_after(10):
+        assert await migrate.pending(empty_database_url) == NAMES
+        assert await migrate.migrate(empty_database_url) == NAMES
+        assert await migrate.migrate(empty_database_url) == []
+        assert await migrate.pending(empty_database_url) == []
+
+
+async def test_several_nodes_migrate_at_once_and_each_migration_is_applied_by_one(
+    empty_database_url: str,
+) -> None:
+    applied: list[str] = []
+
+    async def one_node() -> None:
+        applied.extend(await migrate.migrate(empty_database_url))
+
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(one_node)
+    assert applied == NAMES
+
+
+async def test_pending_and_check_change_nothing(empty_database_url: str) -> None:
+    with trio.fail_after(10):
+        await migrate.pending(empty_database_url)
+        connection = await Connection.open(empty_database_url)
+        with pytest.raises(migrate.NotMigrated, match=NAMES[0]):
+            await migrate.check(connection)
+        connection.close()
+    assert sql(empty_database_url, "SELECT 1 FROM pg_namespace WHERE nspname = 'inversion'") == []
+
+
+async def test_a_schema_of_a_newer_release_is_refused(database_url: str) -> None:
+    sql(database_url, "INSERT INTO inversion.migration (number, name, checksum) VALUES (9999, 'x', 'y')")
+    with trio.fail_after(10):
+        with pytest.raises(migrate.SchemaTooNew, match="9999"):
+            await a_store(database_url).run()
+        with pytest.raises(migrate.SchemaTooNew):
+            await migrate.migrate(database_url)
+
+
+async def test_a_migration_that_was_edited_after_it_was_applied_is_found_out(database_url: str) -> None:
+    sql(database_url, "UPDATE inversion.migration SET checksum = 'other'")
+    with trio.fail_after(10), pytest.raises(migrate.SchemaChanged, match=NAMES[0]):
+        await a_store(database_url).run()
+
+
+async def test_a_migration_that_fails_leaves_nothing_behind(empty_database_url: str) -> None:
+    sql(empty_database_url, "CREATE SCHEMA inversion CREATE TABLE entity ()")
+    with trio.fail_after(60), pytest.raises(StatementFailed, match="already exists"):
+        await migrate.migrate(empty_database_url)
+    assert sql(empty_database_url, "SELECT count(*) FROM inversion.migration") == [(0,)]
+    assert sql(empty_database_url, "SELECT to_regclass('inversion.entity_json')") == [(None,)]
+
+
+async def test_schema_sql_is_what_all_migrations_make(database_url: str, empty_database_url: str) -> None:
+    with trio.fail_after(10):
+        connection = await Connection.open(empty_database_url)
+        await connection.run_script("CREATE SCHEMA inversion")
+        await migrate.apply_schema(connection, statements.schema())
+        connection.close()
+    migrated = sql(database_url, CATALOG)
+    assert len(migrated) > 10
+    assert sql(empty_database_url, CATALOG) == migrated
+
+
+async def test_the_state_is_compressed_with_lz4_where_the_server_has_it(database_url: str) -> None:
+    ((has_lz4,),) = sql(
+        database_url,
+        "SELECT 'lz4' = ANY (enumvals) FROM pg_settings WHERE name = 'default_toast_compression'",
+    )
+    ((compression,),) = sql(
+        database_url,
+        "SELECT attcompression::text FROM pg_attribute"
+        " WHERE attrelid = 'inversion.entity'::regclass AND attname = 'state'",
+    )
+    assert compression == ("l" if has_lz4 else "")
+
+
+def test_the_script_for_a_dba_does_what_migrate_does(database_url: str, empty_database_url: str) -> None:
+    script = migrate.script()
+    assert script == migrate.script(NAMES)
+    assert NAMES[0] not in migrate.script([])
+    # psql's own commands: what `\\if` keeps is decided by hand here.
+    ((has_lz4,),) = sql(
+        empty_database_url,
+        "SELECT 'lz4' = ANY (enumvals) FROM pg_settings WHERE name = 'default_toast_compression'",
+    )
+    lines, skipping = [], False
+    for line in script.splitlines():
+        if line.startswith("\\if"):
+            skipping = not has_lz4
+        elif line == "\\endif":
+            skipping = False
+        elif not skipping and not line.startswith("\\set ") and not line.endswith("\\gset"):
+            lines.append(line)
+    sql(empty_database_url, "\n".join(lines))
+    assert sql(empty_database_url, CATALOG) == sql(database_url, CATALOG)
+    records = "SELECT number, name, checksum FROM inversion.migration"
+    assert sql(empty_database_url, records) == sql(database_url, records)
+
+
+def test_the_view_shows_json_and_leaves_what_json_operators_refuse_as_text(database_url: str) -> None:
+    sql(
+        database_url,
+        r"""INSERT INTO inversion.entity (function, key, version, turn, state, updated_at)
+            SELECT 'f', key, 1, gen_random_uuid(), state, now()
+              FROM (VALUES ('a', '{"n":1E5}'), ('b', '{"n":"\u0000"}'), ('c', NULL)) AS t (key, state)""",
+    )
+    assert sql(
+        database_url, "SELECT key, state ->> 'n', state_text, deleted FROM inversion.entity_json ORDER BY key"
+    ) == [
+        ("a", "1E5", '{"n":1E5}', False),
+        ("b", None, '{"n":"\\u0000"}', False),
+        ("c", None, None, True),
+    ]
+
+
+@pytest.mark.parametrize(
+    "change", ["DELETE FROM inversion.entity_json", "UPDATE inversion.entity_json SET version = 9"]
+)
+def test_the_view_is_read_only(database_url: str, change: str) -> None:
+    with pytest.raises(Exception, match="not automatically updatable"):
+        sql(database_url, change)
+
+
+def test_the_schema_keeps_to_what_other_databases_of_the_family_have() -> None:
+    banned = [
+        "REFERENCES",
+        "TRIGGER",
+        "SEQUENCE",
+        "SERIAL",
+        "IDENTITY",
+        "ENUM",
+        "ADVISORY",
+        "NOTIFY",
+        "PLPGSQL",
+    ]
+    text = statements.schema().upper() + "".join(m.text.upper() for m in statements.MIGRATIONS)
+    assert [word for word in banned if f" {word}" in text] == []
