@@ -79,30 +79,17 @@ async def check(connection: Connection) -> None:
 
 def script(names: Sequence[str] | None = None) -> str:
     """The SQL of these migrations (None: of all) for psql, as one transaction, bookkeeping included."""
-    parts = ["\\set ON_ERROR_STOP on", "BEGIN;", sql.BOOKKEEPING.strip(), sql.CLAIM.text.decode() + ";"]
-    for migration in sql.MIGRATIONS:
-        if names is None or migration.name in names:
-            parts.append(f"\n-- {migration.name}")
-            for step in sql.steps(migration.text):
-                if step.only_if is None:
-                    parts.append(f"{step.text};")
-                else:
-                    parts.append(f"SELECT ({step.only_if}) AS only_if \\gset")
-                    parts.append(f"\\if :only_if\n{step.text};\n\\endif")
-            parts.append(
-                "INSERT INTO inversion.migration (number, name, checksum)\n"
-                f"VALUES ({migration.number}, '{migration.name}', '{migration.checksum}');"
-            )
-    return "\n".join([*parts, "COMMIT;", ""])
+    chosen = [m.for_psql for m in sql.MIGRATIONS if names is None or m.name in names]
+    begin = ["\\set ON_ERROR_STOP on", "BEGIN;", sql.BOOKKEEPING.strip(), f"{sql.CLAIM.text.decode()};"]
+    return "\n\n".join([*begin, *chosen, "COMMIT;", ""])
 
 
 async def apply_schema(connection: Connection, text: str) -> None:
     """Run a script of ours step by step, conditional steps only where they hold."""
     for step in sql.steps(text):
-        if step.only_if is not None:
-            condition = sql.statement(f"SELECT ({step.only_if})::text")
-            if (await connection.execute(condition)).texts() != [("true",)]:
-                continue
+        condition = step.condition
+        if condition is not None and (await connection.execute(condition)).texts() != [("true",)]:
+            continue
         await connection.run_script(step.text)
 
 

@@ -36,6 +36,17 @@ class Step:
     text: str
     only_if: str | None
 
+    @property
+    def condition(self) -> Statement | None:
+        """Returns `true` where the statement is for this server."""
+        return None if self.only_if is None else statement(f"SELECT ({self.only_if})::text")
+
+    @property
+    def for_psql(self) -> str:
+        if self.only_if is None:
+            return f"{self.text};"
+        return f"SELECT ({self.only_if}) AS only_if \\gset\n\\if :only_if\n{self.text};\n\\endif"
+
 
 @attrs.frozen(slots=True)
 class Migration:
@@ -48,6 +59,18 @@ class Migration:
     @property
     def checksum(self) -> str:
         return hashlib.sha256(self.text.encode()).hexdigest()
+
+    @property
+    def for_psql(self) -> str:
+        """The migration and its record."""
+        return "\n".join(
+            [
+                f"-- {self.name}",
+                *(step.for_psql for step in steps(self.text)),
+                "INSERT INTO inversion.migration (number, name, checksum)",
+                f"VALUES ({self.number}, '{self.name}', '{self.checksum}');",
+            ]
+        )
 
 
 def statement(text: str) -> Statement:
