@@ -308,8 +308,8 @@ class Worker(Seat):
             self._hear(left)
         if self.life is not Life.GONE:
             self._end = f"its process ended with {exit_}"
-            if torn_bytes := self._conversation.end():
-                self._note(f"{torn_bytes} bytes without a newline at its end were thrown away")
+        if torn_bytes := self._conversation.end():
+            self._note(f"{torn_bytes} bytes without a newline at its end were thrown away")
         if self._function.channel is Channel.FD3:
             self._watch.remove(self._frames)
             os.close(self._frames)

@@ -137,8 +137,9 @@ class Conversation:
 
     def end(self) -> int:
         """Its output is over: how many bytes of a torn last line were thrown away."""
+        torn_bytes = 0 if self.life is Life.GONE else self._buffer.held_bytes
         self.life = LIFE[self.life, Happening.END]
-        return self._buffer.held_bytes
+        return torn_bytes
 
     def _read(self, line: bytes) -> Event:
         try:

@@ -37,10 +37,11 @@ class OverLong:
 class LineBuffer:
     """A byte stream cut at 0x0A only. Bytes are searched once; what is held is bounded by the limit."""
 
-    __slots__ = ("_draining", "_held", "_limit_bytes", "held_bytes")
+    __slots__ = ("_draining", "_head_bytes", "_held", "_limit_bytes", "held_bytes")
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
+        self._head_bytes = min(HEAD_BYTES, limit_bytes)  # the same however the stream is chunked
         self._held: list[bytes] = []  # the unfinished line; no newline is in it
         self.held_bytes = 0  #: left at the end of the stream: a torn frame, never parsed
         self._draining = False
@@ -63,7 +64,7 @@ class LineBuffer:
             self._held.append(rest)
             self.held_bytes += len(rest)
             if self.held_bytes > self._limit_bytes:
-                lines = [*lines, OverLong(b"".join(self._held)[:HEAD_BYTES])]
+                lines = [*lines, OverLong(b"".join(self._held)[: self._head_bytes])]
                 self._drop()
                 self._draining = True
         return lines
@@ -73,7 +74,7 @@ class LineBuffer:
         self.held_bytes = 0
 
     def _bounded(self, line: bytes) -> bytes | OverLong:
-        return line if len(line) <= self._limit_bytes else OverLong(line[:HEAD_BYTES])
+        return line if len(line) <= self._limit_bytes else OverLong(line[: self._head_bytes])
 
 
 def encode_message_in(message: MessageIn) -> bytes:
