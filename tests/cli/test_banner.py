@@ -38,10 +38,14 @@ def test_then_a_handler_that_only_reads() -> None:
 
 
 def test_a_program_of_exec_gets_json_that_most_programs_take() -> None:
-    assert (
-        curl_line(URL, config(sum=Mode.EXEC), {"sum": None})
-        == f'curl -d \'{{"hello":"world"}}\' {URL}/v1/call/sum'
-    )
+    line = curl_line(URL, config(sum=Mode.EXEC), {"sum": None})
+    assert line == f'curl -d \'{{"hello":"world"}}\' {URL}/v1/call/sum/alice'
+
+
+def test_a_function_without_state_gets_no_key() -> None:
+    functions = {"sum": Function("sum", ("x",), Path(), mode=Mode.EXEC, state=False)}
+    line = curl_line(URL, Config(functions=functions), {"sum": None})
+    assert line == f'curl -d \'{{"hello":"world"}}\' {URL}/v1/call/sum'
 
 
 def test_a_silent_program_gets_the_default_handler() -> None:
