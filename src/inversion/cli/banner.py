@@ -23,12 +23,10 @@ def curl_line(url: str, config: Config, runs: Mapping[str, Hello | None]) -> str
     if best is None:
         return None
     function, hello = config.functions[best], runs[best]
-    path = f"{url}/v1/call/{best}"
+    path = f"{url}/v1/call/{best}" + ("/alice" if function.state else "")
     if function.mode is not Mode.LINES:
-        return f'curl -d \'{{"hello":"world"}}\' {path}'
+        return f"""curl -d '{{"hello":"world"}}' {path}"""
     handler = _handler(hello)
-    if function.state:
-        path += "/alice"
     if handler is not None:
         path += f"/{handler}"
     return f"curl -d {_BODIES.get(handler or '', 'null')} {path}"
