@@ -19,17 +19,19 @@ from typing import Final
 import attrs
 import trio
 
+from inversion import __version__
 from inversion.calls import Calls
 from inversion.config import Config
 from inversion.embedded import EmbeddedPostgres, EmbeddedUnavailable
 from inversion.errors import Conflict, InversionError
+from inversion.http.admin import Admin, FunctionReport, Sources
 from inversion.http.routes import Ingress
 from inversion.http.server import CannotListen, Listener, Server, open_tcp, open_unix
 from inversion.mailbox import PostOffice
 from inversion.messages import Hello, Turn
 from inversion.observe import logs
-from inversion.observe.metrics import Counters
-from inversion.processes.supervisor import Supervisor
+from inversion.observe.metrics import Counters, Metrics
+from inversion.processes.supervisor import Pool, Supervisor
 from inversion.state.migrate import SchemaError, migrate
 from inversion.state.postgres import ConnectionLost, StatementFailed, UnfitServer
 from inversion.state.store import PostgresStore
@@ -173,15 +175,22 @@ class _Node:
         self._calls = calls = Calls(
             self._config, self._office, self._supervisor.pools, self._store, self._counters
         )
+        metrics = self._metrics()
+        sources = Sources(self._not_ready, metrics.text, self._function_reports)
+        admin = partial(Admin, calls, sources, token=self._options.admin_token)
         self._servers = [
             Server(application, body_bytes=limits.body_bytes, connections=limits.connections)
-            for application in (Ingress(calls, read_state=self._options.dev or self._config.http.read_state),)
+            for application in (
+                Ingress(calls, read_state=self._options.dev or self._config.http.read_state),
+                admin(),
+                admin(trusted=True),
+            )
         ]
         self._nursery.start_soon(self._serve_doors, listeners)
 
     async def _serve_doors(self, listeners: Sequence[Listener]) -> None:
         async with trio.open_nursery() as doors:
-            for server, listener in zip(self._servers, listeners, strict=False):
+            for server, listener in zip(self._servers, listeners, strict=True):
                 doors.start_soon(server.serve, listener)
         self._doors_closed.set()
 
@@ -203,6 +212,43 @@ class _Node:
                 else:
                     _log.info("draining; a second signal ends it at once")
                     self._stopping.set()
+
+    def _not_ready(self) -> Sequence[str]:
+        reasons = []
+        if self._calls.draining:
+            reasons.append("draining")
+        if not self._store.available:
+            reasons.append("no database connection")
+        return reasons
+
+    def _function_reports(self) -> Sequence[FunctionReport]:
+        return [
+            FunctionReport(
+                name, self._config.functions[name].mode.value, pool.problem, len(pool.processes), pool.hello
+            )
+            for name, pool in self._supervisor.pools.items()
+        ]
+
+    def _metrics(self) -> Metrics:
+        metrics = Metrics(self._counters, version=__version__)
+        metrics.gauge("live_requests", "Requests that wait or run.", lambda: len(self._office.live))
+        metrics.gauge("cache_bytes", "Bytes of cached states.", lambda: self._store.cache.held_bytes)
+        metrics.gauge("database_up", "1 while a connection is up.", lambda: float(self._store.available))
+        metrics.gauge("database_waiting", "Turns that wait for a statement.", lambda: self._store.waiting)
+        metrics.gauge("connections_open", "Open HTTP connections.", self._connections_open)
+        metrics.gauges(
+            "processes", "Processes alive.", "function", self._of_pools(lambda p: len(p.processes))
+        )
+        metrics.gauges(
+            "waiting_turns", "Turns without a process.", "function", self._of_pools(lambda p: p.waiting)
+        )
+        return metrics
+
+    def _of_pools(self, read: Callable[[Pool], float]) -> Callable[[], Mapping[str, float]]:
+        return lambda: {name: read(pool) for name, pool in self._supervisor.pools.items()}
+
+    def _connections_open(self) -> float:
+        return sum(server.counters.connections_open for server in self._servers)
 
     async def _drain(self) -> None:
         """Answer what was accepted, send the processes home; then everything else may end."""
