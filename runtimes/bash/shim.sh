@@ -1,4 +1,4 @@
-# inversion for bash, in one file: copy it beside your function and source it first. Needs bash 4.4+ and jq 1.5+.
+# inversion for bash, in one file: copy it beside your function and source it first. Needs bash 4.4+ and jq 1.6+.
 #
 #     . "$(dirname "$0")/shim.sh"
 #
@@ -62,11 +62,14 @@ serve() {
   exec 0</dev/null 3>&-
   printf '{"hello":{"protocol":1,"runtime":"bash/%s","pipeline":16,"integers":53,"handlers":{%s}}}\n' \
     "${BASH_VERSINFO[0]}.${BASH_VERSINFO[1]}" "$inversion_declared" >&5
-  while read -ru 4 id && read -ru 4 exists && IFS= read -ru 4 name; do
+  while IFS= read -ru 4 id && read -ru 4 exists && IFS= read -ru 4 name; do
     arguments=()
     for ((count = ${inversion_wants[${name:-!}]:-1}; count > 0; count--)); do
       IFS= read -ru 4 argument
-      printf -v argument %b "$argument"
+      case $argument in
+        +*) argument=$(base64 -d <<<"${argument:1}" && echo .) argument=${argument%.} ;;
+        *) printf -v argument %b "${argument:1}" ;;
+      esac
       arguments+=("$argument")
     done
     inversion_response=null inversion_change= inversion_state= inversion_code=
@@ -100,25 +103,43 @@ serve() {
   wait "$writer" # the last answers are on their way
 }
 
-# One line for each field, so that `read` needs no quoting: backslash and newline are escaped for printf %b.
+# One line for each field, so that `read` needs no quoting: "=" and the text, its backslashes and newlines escaped
+# for printf %b, or "+" and base64. NUL is left out: a shell's strings end there.
 inversion_take_apart() {
   exec jq --unbuffered -r '
-  def field: (if type == "string" then . else tojson end)
-    | split("\u0000") | join("") | split("\\") | join("\\\\") | split("\n") | join("\\n");
+  def field: (if type == "string" then . else tojson end) | split("\u0000") | join("")
+    | if test("[\\\\\n]") | not then "=" + .
+      elif length > 400 then "+" + @base64
+      else "=" + (split("\\") | join("\\\\") | split("\n") | join("\\n")) end;
   (.ctx.handler // "call") as $name | .id as $id
   | (if .ctx.key == null then "stateless" else has("state") end) as $exists
   | (try (if false then . '"$inversion_cases"' else ["", "no handler \($name)"] end) catch ["!", tostring])
-  | [($id | tojson), $exists] + . | map(field) | .[]'
+  | ($id | tojson), $exists, .[0], (.[1:][] | field)'
+}
+
+# One line for each answer, its fields between tabs. In JSON a newline or tab stands only where a space does as well.
+inversion_line() {
+  local IFS=$'\t' field fields=()
+  for field; do
+    if ((${#field} > 400)) && [[ $field == *[![:ascii:]]* || $field == *[$'\t\n']* ]]; then
+      # jq 1.6 spoils a character across the 4096th byte of a raw line, bash is slow at replacing in a long text.
+      fields+=("+$(printf %s "$field" | base64 | tr -d '\n')")
+    else
+      fields+=("=${field//[$'\t\n']/ }")
+    fi
+  done
+  printf '%s\n' "${fields[*]}" >&5
 }
 
 inversion_put_together() {
   exec jq --unbuffered -rR '
+  def field: if startswith("+") then .[1:] | @base64d | split("\n") | join(" ") else .[1:] end;
   def checked: . as $text | fromjson | if $text | test("nan"; "i") then tojson else $text end;
   def error($code; $text; $status; $details):
     "\"error\":{\"code\":\($code | tojson),\"message\":\($text | tojson),\"status\":\($status)"
     + (if $details == "null" then "" else ",\"details\":\($details | checked)" end) + "}";
-  if startswith("{\"hello\":") then . else
-    split("\t") as $field | "{\"id\":\($field[0])," as $id
+  if startswith("{") then . else
+    (split("\t") | map(field)) as $field | "{\"id\":\($field[0])," as $id
     | try (
         if $field[1] == "error" then $id + error($field[2]; $field[3]; $field[4]; $field[5]) + "}"
         else $id + "\"response\":\($field[2] | checked)"
@@ -127,9 +148,4 @@ inversion_put_together() {
         end)
       catch (debug | $id + error("function_error"; "the response, the state or details are not JSON"; "500"; "null") + "}")
   end'
-}
-
-inversion_line() {
-  local IFS=$'\t' fields=("${@//[$'\t\n']/ }") # in JSON these two stand only where a space does as well
-  printf '%s\n' "${fields[*]}" >&5
 }

@@ -53,7 +53,7 @@ class HandHost:
     def __init__(self, process: trio.Process) -> None:
         self._process = process
         self._log = b""
-        self._log_is_over = trio.Event()
+        self._log_grew, self._log_is_over = trio.Event(), trio.Event()
         self._held = b""
         self._next = 0
 
@@ -112,7 +112,13 @@ class HandHost:
         assert await self.line() == b""
         return await self.exit_status()
 
+    async def leader_status(self) -> int:
+        """The exit status of the process itself; what it started may still hold its pipes."""
+        with trio.fail_after(WAIT_S):
+            return await self._process.wait()
+
     async def exit_status(self) -> int:
+        """The same, once its stderr is over too."""
         with trio.fail_after(WAIT_S):
             await self._log_is_over.wait()
             return await self._process.wait()
@@ -121,11 +127,19 @@ class HandHost:
         """What it has written to stderr so far; all of it once `exit_status` was awaited."""
         return self._log.decode()
 
+    async def logged(self, text: str) -> None:
+        """Wait until `text` stands in its stderr."""
+        with trio.fail_after(WAIT_S):
+            while text not in self.log():
+                await self._log_grew.wait()
+
     async def drain_log(self) -> None:
         assert self._process.stderr is not None
         with suppress(trio.ClosedResourceError):
             async for data in self._process.stderr:
                 self._log += data
+                self._log_grew.set()
+                self._log_grew = trio.Event()
         self._log_is_over.set()
 
 
