@@ -15,7 +15,7 @@ from walking import DELETING, KEEPING, a_store, commit, load, put, putting, runn
 
 from fix_postgres import Cluster
 from inversion.config import Limits
-from inversion.errors import Abandoned
+from inversion.errors import Abandoned, Conflict
 from inversion.messages import Address, State
 from inversion.state import sql as statements
 from inversion.state.migrate import NotMigrated, migrate
@@ -126,6 +126,44 @@ async def test_a_locked_entity_waits_alone_and_commits_when_it_can(database_url:
                 assert "k3" not in done
                 assert (await put(store, "k0", b"3")).versions == [3]  # nobody waits for the locked one
         assert done[-1] == "k3"
+
+
+async def test_commits_wait_out_a_lock_on_the_whole_table(database_url: str) -> None:
+    async with running(a_store(database_url)) as store, trio.open_nursery() as nursery:
+        keys = [f"k{n}" for n in range(6)]
+        states = {key: await load(store, key) for key in keys}
+        with trio.fail_after(10):
+            while not all(lane.up for lane in store._commit_lanes):
+                await trio.lowlevel.checkpoint()
+        with locking(database_url, "LOCK TABLE inversion.entity"):
+            for key in keys:
+                nursery.start_soon(commit, store, key, states[key], putting(b"1"))
+            with trio.fail_after(10):
+                while len(store._resolver._stuck) < len(keys):
+                    await trio.lowlevel.checkpoint()
+
+
+async def test_a_new_entity_that_another_inserts_at_the_same_time_is_a_conflict(database_url: str) -> None:
+    async with running(a_store(database_url)) as store:
+        state = await load(store, "k")
+        outcome: list[Conflict] = []
+
+        async def create() -> None:
+            with pytest.raises(Conflict) as raised:
+                await commit(store, "k", state, putting(b"1"))
+            outcome.append(raised.value)
+
+        async with trio.open_nursery() as nursery:
+            with locking(
+                database_url,
+                "INSERT INTO inversion.entity (function, key, version, turn, updated_at)"
+                " VALUES ('counter', 'k', 1, gen_random_uuid(), now())",
+            ):
+                nursery.start_soon(create)
+                with trio.fail_after(10):
+                    while not store._resolver._stuck:
+                        await trio.lowlevel.checkpoint()
+        assert outcome
 
 
 async def test_a_locked_commit_that_nobody_waits_for_is_not_applied_later(database_url: str) -> None:

@@ -1,7 +1,8 @@
 """Gathers the commits of turns into one statement each time: what waits goes along, nothing lingers.
 
-Entities in a batch are distinct, for a node has one turn of an entity in flight. A batch that the server
-refuses is halved until the member at fault stands alone; a locked row then waits elsewhere (resolver).
+Entities in a batch are distinct, for a node has one turn of an entity in flight. Commits of locked rows go
+on alone (resolver); any other batch that the server refuses is halved until the member at fault stands
+alone.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from inversion.gate import Gate
 from inversion.state import rows, sql
 from inversion.state.lane import Lane
 from inversion.state.postgres import Connection, ConnectionLost, Rows, StatementFailed
-from inversion.state.resolver import TRANSIENT, CommitWalk, Resolver
+from inversion.state.resolver import LOCKED, TRANSIENT, CommitWalk, Resolver
 from inversion.state.rows import Commit
 
 #: Measured: beyond 64 rows a batch gains nothing and its members wait longer.
@@ -101,6 +102,14 @@ class Committer:
         elif failure.sqlstate.startswith(_OF_THE_SERVER):
             for walk in walks:
                 walk.throw(StoreUnavailable(f"the commit was refused: {failure}"))
+        elif (
+            failure.sqlstate == LOCKED
+            and len(walks) > 1
+            and (locked := await self._locked(connection, walks))
+        ):
+            for walk in locked:
+                self._resolver.wait_out(walk)
+            await self._commit(connection, [walk for walk in walks if walk not in locked])
         elif len(walks) > 1:
             half = len(walks) // 2
             await self._commit(connection, walks[:half])
@@ -109,6 +118,21 @@ class Committer:
             self._resolver.wait_out(walks[0])
         else:
             walks[0].throw(StoreUnavailable(f"the commit was refused: {failure}"))
+
+    async def _locked(self, connection: Connection, walks: Sequence[CommitWalk]) -> set[CommitWalk]:
+        """Those whose row somebody else has locked: found at once, halving would wait for each half."""
+        try:
+            free = await connection.execute(sql.UNLOCKED, rows.find_parameters([walk.item for walk in walks]))
+        except StatementFailed:
+            return set(walks)  # the whole table
+        except ConnectionLost:
+            return set()
+        unlocked = set(rows.places(free))
+        return {
+            walk
+            for place, walk in enumerate(walks)
+            if place not in unlocked and walk.item.replaced is not None
+        }
 
 
 def _not_sent(walks: Sequence[CommitWalk]) -> None:

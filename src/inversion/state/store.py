@@ -62,7 +62,9 @@ class PostgresStore:
         self._log = log
         settings = Settings()
         self._load_lanes = [Lane(conninfo, settings, (sql.LOAD, sql.OUTDATED), log) for _ in range(loaders)]
-        self._commit_lanes = [Lane(conninfo, settings, (sql.COMMIT,), log) for _ in range(committers)]
+        self._commit_lanes = [
+            Lane(conninfo, settings, (sql.COMMIT, sql.UNLOCKED), log) for _ in range(committers)
+        ]
         self._resolver = Resolver(Lane(conninfo, settings, (sql.COMMIT, sql.FIND), log))
         self._loads: Gate[_Loading, State] = Gate()
         self._commits: Gate[Commit, None] = Gate()
@@ -196,7 +198,7 @@ class PostgresStore:
                 Code.STATE_TOO_LARGE,
                 f"the new state has {len(value)} bytes, the limit is {self._limits.state_bytes}",
             )
-        if b"\0" in value or not (value.isascii() or _is_utf8(value)):
+        if 0 in value or not (value.isascii() or _is_utf8(value)):
             raise RuntimeBroken(Code.PROTOCOL_ERROR, "the new state is not UTF-8 text, or holds a raw NUL")
         return value
 

@@ -122,6 +122,8 @@ OUTDATED: Final = statement(_QUERIES["outdated"])
 COMMIT: Final = statement(_QUERIES["commit"])
 #: text[] functions, text[] keys -> (ordinal int8, turn uuid, prev uuid), each row locked.
 FIND: Final = statement(_QUERIES["find"])
+#: text[] functions, text[] keys -> (ordinal int8) of the rows that nobody has locked.
+UNLOCKED: Final = statement(_QUERIES["unlocked"])
 SETTINGS: Final = statement(_QUERIES["settings"])
 APPLIED: Final = statement(_QUERIES["applied"])
 HAS_BOOKKEEPING: Final = statement(_QUERIES["has_bookkeeping"])

@@ -30,6 +30,12 @@ SELECT m.at, e.turn, e.prev
  ORDER BY m.function COLLATE "C", m.key COLLATE "C"
    FOR UPDATE OF e;
 
+-- name: unlocked
+SELECT m.at
+  FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS m (function, key, at)
+  JOIN inversion.entity AS e ON e.function = m.function AND e.key = m.key
+   FOR UPDATE OF e SKIP LOCKED;
+
 -- name: settings
 SELECT current_setting('fsync'), current_setting('server_encoding'), current_setting('server_version_num'),
        current_setting('server_version'), pg_is_in_recovery()::text, current_setting('synchronous_commit'),
