@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import attrs
@@ -164,10 +164,8 @@ class Client:
         self._read_ahead = b""
 
     async def send(self, raw: bytes) -> None:
-        try:
+        with suppress(trio.BrokenResourceError):  # the server has heard enough
             await self.stream.send_all(raw)
-        except trio.BrokenResourceError:
-            pass  # the server has heard enough
 
     async def send_eof(self) -> None:
         self.stream.socket.shutdown(socket.SHUT_WR)

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inversion.errors import Code, RequestRefused
+from inversion.http.framing import MAX_EXTENSION_BYTES, Chunks, HeadParser
+
+
+def code_of(raw: bytes) -> Code:
+    with pytest.raises(RequestRefused) as caught:
+        HeadParser(1_000).parse(raw)
+    return caught.value.code
+
+
+def test_a_head_is_taken_apart() -> None:
+    head = HeadParser(1_000).parse(
+        b"POST /a?b=c HTTP/1.1\r\nHost: h\r\nX: 1\r\nx: 2\r\nContent-Length: 5\r\n\r\n"
+    )
+    assert (head.request.method, head.request.path, head.request.query) == (b"POST", b"/a", b"b=c")
+    assert head.request.fields[b"x"] == b"1, 2"
+    assert (head.length, head.keep_alive, head.old) == (5, True, False)
+
+
+def test_heads_follow_each_other_through_one_parser() -> None:
+    parser = HeadParser(1_000)
+    for number in range(3):
+        head = parser.parse(b"POST /%d HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\n" % number)
+        assert head.request.path == b"/%d" % number
+        parser.skip(b"abc")
+    parser.parse(b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n")
+    parser.restart()
+    assert parser.parse(b"GET /last HTTP/1.1\r\nHost: h\r\n\r\n").request.path == b"/last"
+
+
+def test_a_repeated_head_means_the_same_with_another_target() -> None:
+    parser = HeadParser(1_000)
+    fields = b"Host: h\r\nContent-Length: 1\r\nX: y\r\n\r\n"
+    first = parser.parse(b"POST /a HTTP/1.1\r\n" + fields)
+    parser.skip(b"1")
+    second = parser.parse(b"PUT /b?c HTTP/1.1\r\n" + fields)
+    parser.skip(b"2")
+    assert second.request.fields == first.request.fields
+    assert (second.request.method, second.request.path, second.request.query) == (b"PUT", b"/b", b"c")
+    assert second.length == 1
+    old = parser.parse(b"POST /c HTTP/1.0\r\n" + fields)
+    assert (old.old, old.keep_alive) == (True, False)
+    parser.skip(b"3")
+    with pytest.raises(RequestRefused):
+        parser.parse(b"BREW /d HTTP/1.1\r\n" + fields)
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [(b"http://h/x", b"/x"), (b"HTTP://h/x", b"/x"), (b"https://h/", b"/")],
+)
+def test_the_absolute_form_is_taken_when_it_names_the_host(target: bytes, path: bytes) -> None:
+    head = HeadParser(1_000).parse(b"GET %b HTTP/1.1\r\nHost: h\r\n\r\n" % target)
+    assert head.request.path == path
+
+
+@pytest.mark.parametrize("target", [b"http://other/x", b"ftp://h/x", b"*", b"h:80", b"//h@http://h/x#y"])
+def test_other_targets_are_refused(target: bytes) -> None:
+    assert code_of(b"GET %b HTTP/1.1\r\nHost: h\r\n\r\n" % target) is Code.BAD_REQUEST
+
+
+@given(
+    body=st.binary(max_size=300),
+    sizes=st.lists(st.integers(1, 50), max_size=20),
+    cuts=st.lists(st.integers(1, 40), max_size=30),
+    rest=st.binary(max_size=20),
+)
+def test_chunks_mean_the_same_however_they_are_cut(
+    body: bytes, sizes: list[int], cuts: list[int], rest: bytes
+) -> None:
+    raw = bytearray()
+    position = 0
+    for size in [*sizes, len(body) or 1]:
+        piece = body[position : position + size]
+        position += size
+        if piece:
+            raw += b"%x\r\n%b\r\n" % (len(piece), piece)
+    raw += b"0\r\n\r\n" + rest
+    chunks = Chunks(300)
+    got = bytearray()
+    fed = 0
+    for cut in [*cuts, len(raw)]:
+        piece = bytes(raw[fed : fed + cut])
+        fed += len(piece)
+        left = chunks.feed(piece)
+        if left is not None:
+            got += left
+            break
+    assert chunks.body == body
+    assert bytes(got) + bytes(raw[fed:]) == rest
+
+
+@pytest.mark.parametrize(
+    ("raw", "code"),
+    [
+        (b"5\r\nhello!\r\n0\r\n\r\n", Code.BAD_REQUEST),
+        (b"6\r\nhello\r\n0\r\n\r\n", Code.BAD_REQUEST),
+        (b"5\nhello\r\n0\r\n\r\n", Code.BAD_REQUEST),
+        (b"5\r\nhello\n0\r\n\r\n", Code.BAD_REQUEST),
+        (b"\r\n", Code.BAD_REQUEST),
+        (b"0x5\r\nhello\r\n", Code.BAD_REQUEST),
+        (b"-1\r\n", Code.BAD_REQUEST),
+        (b"+5\r\nhello\r\n", Code.BAD_REQUEST),
+        (b" 5\r\nhello\r\n", Code.BAD_REQUEST),
+        (b"5 \r\nhello\r\n", Code.BAD_REQUEST),
+        (b"g\r\n", Code.BAD_REQUEST),
+        (b"000000005\r\nhello\r\n", Code.BAD_REQUEST),
+        (b"0\r\nX: y\r\n\r\n", Code.BAD_REQUEST),
+        (b"5;a\rb\r\nhello\r\n", Code.BAD_REQUEST),
+        (b"f" * 400, Code.BAD_REQUEST),
+        (b"b\r\n", Code.BODY_TOO_LARGE),
+        (b"ffffffff\r\n", Code.BODY_TOO_LARGE),
+        (b"a\r\n0123456789\r\n1\r\n", Code.BODY_TOO_LARGE),
+    ],
+)
+def test_chunks_that_two_readers_could_read_differently_are_refused(raw: bytes, code: Code) -> None:
+    for cut in (len(raw), 1):
+        with pytest.raises(RequestRefused) as caught:
+            feed_in_pieces(Chunks(10), raw, cut)
+        assert caught.value.code is code
+
+
+def feed_in_pieces(chunks: Chunks, raw: bytes, size: int) -> None:
+    for begin in range(0, len(raw), size):
+        chunks.feed(raw[begin : begin + size])
+
+
+@pytest.mark.parametrize(("excess", "passes"), [(-1, True), (0, True), (1, False)])
+def test_chunk_extensions_have_a_limit(excess: int, passes: bool) -> None:
+    extension = b";" + b"x" * (MAX_EXTENSION_BYTES + excess - 1)
+    chunks = Chunks(10)
+    if passes:
+        assert chunks.feed(b"1%b\r\na\r\n0\r\n\r\nrest" % extension) == b"rest"
+    else:
+        with pytest.raises(RequestRefused):
+            chunks.feed(b"1%b\r\na\r\n0\r\n\r\n" % extension)
