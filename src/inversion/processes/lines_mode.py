@@ -206,7 +206,9 @@ class LinesPool:
             self.crash = ended.detail
             self.known.set()
             self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
-            if self.function.hello is HelloRule.REQUIRED and not self._roster.seats:
+            if self.function.hello is HelloRule.REQUIRED and not any(
+                seat.spoken for seat in self._roster.seats
+            ):
                 # It takes no message before its hello, so no death would ever be a message's: without
                 # this the callers would wait while processes start and end for ever.
                 self._fail_waiting(ended)

@@ -27,7 +27,7 @@ from inversion.processes.child import (
 from inversion.processes.flight import Flight
 from inversion.processes.log_lines import LogLine, LogLines
 from inversion.processes.watch import WRITABLE, Watch
-from inversion.protocol.conversation import Answered, Broken, Conversation, Life, Stray
+from inversion.protocol.conversation import Answered, Conversation, Life, Said, Stray
 from inversion.protocol.roster import Seat
 
 #: After that a process that may say hello is taken for silent.
@@ -174,14 +174,20 @@ class Worker(Seat):
         head = next(iter(self._flights), None)
         events = conversation.receive(data)
         settled: list[tuple[Flight, Answered]] = []
+        said = False
         broken: str | None = None
         for event in events:
             if isinstance(event, Answered):
                 settled.append((self._flights.pop(event.id), event))
             elif isinstance(event, Stray):
                 self._stray(event.text, now_s)
-            elif isinstance(event, Broken):
+            elif isinstance(event, Said):
+                said = True
+            else:
                 broken = event.reason
+        if said and self._flights:
+            # It could not begin before it was up: starting is not counted as work.
+            self._head_began_s = self._busy_since_s = now_s
         if settled:
             self._note_answers(len(settled), head, now_s)
         if conversation.hello is not was_hello and conversation.hello is not None:
@@ -313,7 +319,7 @@ class Worker(Seat):
         if self._function.channel is Channel.FD3:
             self._watch.remove(self._frames)
             os.close(self._frames)
-            if printed := read_left(self.child.stdout):
+            if self.child.stdout >= 0 and (printed := read_left(self.child.stdout)):
                 self._stdout.feed(printed, perf_counter())
         self._stdout.end()
         self.child.close()

@@ -17,8 +17,10 @@ from inversion.config import Processes
 #: Work a process holds. Longer, and messages queue behind a slow one; shorter, and a fast one starves
 #: while its next frames are on their way.
 HELD_S: Final = 0.005
-#: A new measurement's weight: the depth follows within some ten answers.
-_NEWEST: Final = 0.125
+#: A new measurement's weight: after a slow first answer the depth recovers within some ten more.
+_NEWEST: Final = 0.25
+#: An answer that came together with the hello took no measurable time.
+_SHORTEST_S: Final = 1e-6
 #: Messages wait all this time before another process is started beside a running one: a burst that is over
 #: sooner needs no second process.
 PATIENCE_S: Final = 0.01
@@ -41,7 +43,7 @@ class Seat:
 
     def served(self, frames: int, busy_s: float) -> None:
         """`frames` were answered in `busy_s` of work: plan with that."""
-        sample_s = busy_s / frames
+        sample_s = max(busy_s / frames, _SHORTEST_S)
         known_s = self.service_s
         self.service_s = known_s = known_s + _NEWEST * (sample_s - known_s) if known_s else sample_s
         self.plan_depth()
