@@ -210,3 +210,26 @@ async def test_the_row_records_the_turn_and_the_one_it_replaced(database_url: st
         assert sql(database_url, "SELECT turn, prev FROM inversion.entity") == [
             (uuid.UUID(bytes=second.turn), uuid.UUID(bytes=first.turn))
         ]
+
+
+async def test_increments_of_two_racing_stores_add_up(database_url: str) -> None:
+    keys, per_store = ["a", "b", "c", "d"], 25
+    async with running(a_store(database_url)) as one, running(a_store(database_url)) as two:
+
+        async def increment(store: PostgresStore, key: str) -> None:
+            for _ in range(per_store):
+                while True:
+                    state = await load(store, key)
+                    try:
+                        await commit(store, key, state, putting(b"%d" % (int(state.value or b"0") + 1)))
+                        break
+                    except Conflict:
+                        continue
+
+        async with trio.open_nursery() as nursery:
+            for store in (one, two):
+                for key in keys:
+                    nursery.start_soon(increment, store, key)
+    assert sql(database_url, "SELECT key, version, state FROM inversion.entity ORDER BY key") == [
+        (key, 2 * per_store, str(2 * per_store)) for key in keys
+    ]
