@@ -302,6 +302,17 @@ async def test_a_pid_file_that_names_an_unrelated_process_does_not_keep_us_out(f
         assert ask(conninfo, "SELECT 1") == "1"
 
 
+async def test_a_socket_lock_of_a_killed_postmaster_that_nobody_reaped_does_not_keep_us_out(
+    folder: Path,
+) -> None:
+    # A zombie's pid still counts as alive; any live pid that is no postmaster of ours stands for it.
+    sockets = folder / "socket"
+    sockets.mkdir(mode=0o700, exist_ok=True)
+    (sockets / ".s.PGSQL.5432.lock").write_text(f"{os.getppid()}\n{folder}\n1\n5432\n{sockets}\n")
+    async with running(EmbeddedPostgres(folder)) as conninfo:
+        assert ask(conninfo, "SELECT 1") == "1"
+
+
 # --- what is refused
 
 

@@ -37,6 +37,10 @@ async def end_leftovers(place: Place) -> None:
             "end them by hand"
         )
     _drop_foreign_pid(place)
+    # The socket's lock names the same pid. A killed postmaster that nobody has reaped yet still counts as
+    # alive for the next one, which would refuse to start; the folder is ours alone.
+    for lock in place.sockets.glob(".s.PGSQL.*.lock"):
+        lock.unlink(missing_ok=True)
 
 
 def pid_file_text(place: Place) -> str:
