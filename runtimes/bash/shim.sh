@@ -88,7 +88,7 @@ serve() {
     if [[ $inversion_change ]]; then
       case ${inversion_reads_only[$name]}:$exists:$inversion_change in
         true:*) refuse function_error "handler $name is declared reads-only: it cannot change the state" 500 ;;
-        *:stateless:*) refuse function_error "a call without a key has no state to change" 500 ;;
+        *:stateless:*) refuse no_key "call it with a key: without one there is no state to change" 400 ;;
         *:false:delete) inversion_change= ;;
       esac
     fi

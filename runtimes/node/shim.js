@@ -59,7 +59,7 @@ class Context {
 
   set state(value) {
     if (this.#readsOnly) throw new TypeError(`${this.handler} is declared readsOnly: it cannot change the state`);
-    if (this.key === undefined) throw new TypeError("a call without a key has no state to change");
+    if (this.key === undefined) throw new Refused("no_key", "call it with a key: without one there is no state to change");
     this.#value = value;
     this.#assigned = true;
   }

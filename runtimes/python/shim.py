@@ -95,7 +95,7 @@ class Context:
         if self._reads_only:
             raise TypeError(f"handler {self.handler} is declared reads_only: it cannot change the state")
         if self.key is None:
-            raise TypeError("a call without a key is stateless: there is no state to change")
+            raise Refused("no_key", "call it with a key: without one there is no state to change")
         self._value, self._assigned = value, True
 
     def _change(self):
@@ -266,7 +266,5 @@ def _imported_by_the_program():
     return names.get("__name__") == "__main__" and "__file__" in names  # an interactive session has no file
 
 
-if (
-    _imported_by_the_program()
-):  # before it can print; a test that imports it keeps its stdout
+if _imported_by_the_program():  # before it can print; a test that imports it keeps its stdout
     _take_stdio()

@@ -92,7 +92,8 @@ async def test_a_reads_only_handler_that_changes_the_state_is_an_error(function:
 async def test_a_stateless_call_cannot_leave_a_state(function: Start) -> None:
     async with function("handler f; f() { put 1; }") as runtime:
         await runtime.hello()
-        assert (await runtime.ask("f", key=None))["error"]["code"] == "function_error"
+        error = (await runtime.ask("f", key=None))["error"]
+        assert (error["code"], error["status"]) == ("no_key", 400)
 
 
 async def test_refuse_is_an_answer_with_code_status_and_details(function: Start) -> None:

@@ -154,7 +154,8 @@ async def test_a_reads_only_handler_that_changes_the_state_is_an_error(function:
 async def test_a_stateless_call_cannot_leave_a_state(function: Start) -> None:
     async with function(STATES) as runtime:
         await runtime.hello()
-        assert (await runtime.ask("put", 1, key=None))["error"]["code"] == "function_error"
+        error = (await runtime.ask("put", 1, key=None))["error"]
+        assert (error["code"], error["status"]) == ("no_key", 400)
 
 
 async def test_messages_of_different_keys_overlap_in_async_handlers(function: Start) -> None:
