@@ -16,6 +16,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from time import perf_counter
 from typing import Final
@@ -206,22 +207,20 @@ class Child:
         self.exit: Exit | None = None
         self.stderr = LogLines(recipe.function, "stderr", log_line)
         self.started_s = perf_counter()
-        stdin, self.stdin = open_pipe()
-        self.stdout, stdout = open_pipe()
-        self._stderr, stderr = open_pipe()
-        theirs = [(stdin, 0), (stdout, 1), (stderr, 2), *files]
-        try:
-            self.pid = _spawn(recipe, recipe.env if env is None else env, theirs)
-        except (OSError, ValueError) as error:
-            for file in (self.stdin, self.stdout, self._stderr):
-                os.close(file)
-            raise CannotStart(_why_not(recipe, error)) from None
-        finally:
-            for file in (stdin, stdout, stderr):
-                os.close(file)
+        with ExitStack() as undo:
+            try:
+                stdin, self.stdin = _open_pipe(undo)
+                self.stdout, stdout = _open_pipe(undo)
+                self._stderr, stderr = _open_pipe(undo)
+                theirs = [(stdin, 0), (stdout, 1), (stderr, 2), *files]
+                self.pid, self._pidfd = _spawn(recipe, recipe.env if env is None else env, theirs)
+            except (OSError, ValueError) as error:
+                raise CannotStart(_why_not(recipe, error)) from None
+            undo.pop_all()
+        for file in (stdin, stdout, stderr):
+            os.close(file)
         for file in (self.stdin, self.stdout, self._stderr):
             os.set_blocking(file, False)
-        self._pidfd = os.pidfd_open(self.pid)
         watch.add(self._stderr, self._drain_stderr)
         watch.add(self._pidfd, self._reap)
 
@@ -309,12 +308,19 @@ class Child:
         self._exited()
 
 
-def _spawn(recipe: Recipe, env: Mapping[str, str], files: Sequence[tuple[int, int]]) -> int:
-    """posix_spawn puts files under any number but knows no folder: the loop goes there and back."""
-    home = os.open(".", os.O_PATH | os.O_DIRECTORY)
+def _open_pipe(undo: ExitStack) -> tuple[int, int]:
+    ends = open_pipe()
+    for end in ends:
+        undo.callback(os.close, end)
+    return ends
+
+
+def _spawn(recipe: Recipe, env: Mapping[str, str], files: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """(pid, pidfd). posix_spawn puts files under any number but knows no folder: go there and back."""
+    home = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.chdir(recipe.folder)
-        return os.posix_spawn(
+        pid = os.posix_spawn(
             recipe.program,
             recipe.command,
             env,
@@ -326,6 +332,12 @@ def _spawn(recipe: Recipe, env: Mapping[str, str], files: Sequence[tuple[int, in
     finally:
         os.fchdir(home)
         os.close(home)
+    try:
+        return pid, os.pidfd_open(pid)
+    except OSError:  # no file number is left: nobody would hear of its end
+        os.killpg(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
 
 
 def _signal_name(number: int) -> str:

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 
 from inversion import json_text
 from inversion.config import Function, Limits
 from inversion.errors import Code, FunctionError, Overrun, RequestRefused, RuntimeBroken
 from inversion.messages import Answer, Change, MessageIn, MessageOut
 from inversion.processes.child import (
-    CannotStart,
     Child,
     Exit,
     Recipe,
@@ -71,30 +71,28 @@ class ExecCall:
         log_line: LogLine,
         ended: Callable[[ExecCall], None],
     ) -> None:
-        """Start it; `ended` is called when it is reaped. Raises CannotStart."""
+        """Start it; `ended` is called when it is reaped. Raises CannotStart, or OSError without files."""
         self.flight = Flight(message)
         self._function = function
         self._ended = ended
         self._watch = watch
         self._settled = False
         self._writing = False
-        old_state = _old_state(message)
-        new_state, theirs = open_pipe()
-        try:
+        with ExitStack() as theirs, ExitStack() as undo:
+            old_state = _old_state(message)
+            theirs.callback(os.close, old_state)
+            new_state, written_to = open_pipe()
+            theirs.callback(os.close, written_to)
+            undo.callback(os.close, new_state)
             self.child = Child(
                 recipe,
                 watch,
                 log_line,
                 self._exited,
                 env={**recipe.env, **_context(message)},
-                files=((old_state, 3), (theirs, 4)),
+                files=((old_state, 3), (written_to, 4)),
             )
-        except CannotStart:
-            os.close(new_state)
-            raise
-        finally:
-            os.close(old_state)
-            os.close(theirs)
+            undo.pop_all()
         os.set_blocking(new_state, False)
         self._response = _Part(
             self.child.stdout,

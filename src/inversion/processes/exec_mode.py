@@ -145,7 +145,7 @@ class ExecPool:
             call = ExecCall(
                 self.function, self._limits, message, recipe, self._watch, self._log_line, self._ended
             )
-        except CannotStart as problem:
+        except (CannotStart, OSError) as problem:
             raise self._no_runtime(str(problem)) from None
         self._calls.add(call)
         return call.flight

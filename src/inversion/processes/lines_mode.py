@@ -141,6 +141,8 @@ class LinesPool:
 
     def start(self) -> None:
         """The first process, to read its hello, and what `min` asks for."""
+        if self.hello is not None:
+            self.known.set()
         for _ in range(max(1, self.function.processes.min)):
             self._start()
 
@@ -269,7 +271,7 @@ class LinesPool:
         try:
             recipe = Recipe.of(self.function)
             worker = Worker(self, self.function, recipe, self._limits, self._watch, self._log_line)
-        except CannotStart as problem:
+        except (CannotStart, OSError) as problem:  # the latter: this node has no files left
             self.problem = str(problem)
             self.known.set()
             if not self._roster.seats:

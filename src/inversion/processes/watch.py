@@ -26,7 +26,7 @@ class Watch:
         self._epoll = select.epoll()
         self._calls: dict[int, Callable[[], None]] = {}
         self._later: list[Callable[[], None]] = []
-        self._in_round = False
+        self.in_round = False
         self._flusher = trio.lowlevel.ParkingLot()
 
     def add(self, file: int, call: Callable[[], None], what: int = READABLE) -> None:
@@ -42,7 +42,7 @@ class Watch:
     def later(self, call: Callable[[], None]) -> None:
         """Call `call` once, when the rest of this loop pass has run: what it gathers is gathered then."""
         self._later.append(call)
-        if not self._in_round:
+        if not self.in_round:
             self._flusher.unpark()
 
     async def run(self) -> None:
@@ -66,14 +66,14 @@ class Watch:
             self._serve_round()
 
     def _serve_round(self) -> None:
-        self._in_round = True
+        self.in_round = True
         try:
             for file, _ in self._epoll.poll(0, _MOST_READY):
                 call = self._calls.get(file)
                 if call is not None:
                     call()
         finally:
-            self._in_round = False
+            self.in_round = False
         self._flush()
 
     async def _flush_for_ever(self) -> None:

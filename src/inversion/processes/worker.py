@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from time import perf_counter
 from typing import Final, Protocol
 
@@ -55,7 +56,7 @@ class Worker(Seat):
     def __init__(
         self, host: Host, function: Function, recipe: Recipe, limits: Limits, watch: Watch, log_line: LogLine
     ) -> None:
-        """Start the process. Raises child.CannotStart."""
+        """Start the process. Raises child.CannotStart, or OSError when there are no files left."""
         super().__init__(idle_since_s=perf_counter())
         self._host = host
         self._function = function
@@ -81,14 +82,14 @@ class Worker(Seat):
             child = Child(recipe, self._watch, log_line, self._exited)
             self._frames = child.stdout
         else:
-            self._frames, theirs = open_pipe()
-            try:
-                child = Child(recipe, self._watch, log_line, self._exited, files=[(theirs, 3)])
-            except BaseException:
-                os.close(self._frames)
-                raise
-            finally:
-                os.close(theirs)
+            with ExitStack() as undo:
+                self._frames, theirs = open_pipe()
+                undo.callback(os.close, self._frames)
+                try:
+                    child = Child(recipe, self._watch, log_line, self._exited, files=[(theirs, 3)])
+                finally:
+                    os.close(theirs)
+                undo.pop_all()
             os.set_blocking(self._frames, False)
             self._watch.add(child.stdout, self._drain_stdout)
         widen_pipe(child.stdin)
@@ -107,9 +108,10 @@ class Worker(Seat):
         self.in_flight += 1
         if self.in_flight == 1:
             self._head_began_s = self._busy_since_s = perf_counter()
-            if not self._flush_due:
+            if not (self._flush_due or self._watch.in_round):
                 self._flush()
-        elif not self._flush_due:
+                return flight
+        if not self._flush_due:
             self._flush_due = True
             self._watch.later(self._flush)
         return flight

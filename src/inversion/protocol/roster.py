@@ -17,8 +17,10 @@ from inversion.config import Processes
 #: Work a process holds. Longer, and messages queue behind a slow one; shorter, and a fast one starves
 #: while its next frames are on their way.
 HELD_S: Final = 0.005
-#: A new measurement's weight: after a slow first answer the depth recovers within some ten more.
-_NEWEST: Final = 0.25
+#: Weights of a new measurement. A short time shows what the process can do; a long one may only show that
+#: the machine is busy, and believing it would keep frames from a process that answers them in one go.
+_SHORTER: Final = 0.5
+_LONGER: Final = 0.02
 #: An answer that came together with the hello took no measurable time.
 _SHORTEST_S: Final = 1e-6
 #: Messages wait all this time before another process is started beside a running one: a burst that is over
@@ -45,7 +47,10 @@ class Seat:
         """`frames` were answered in `busy_s` of work: plan with that."""
         sample_s = max(busy_s / frames, _SHORTEST_S)
         known_s = self.service_s
-        self.service_s = known_s = known_s + _NEWEST * (sample_s - known_s) if known_s else sample_s
+        if not known_s:
+            self.service_s = sample_s
+        else:
+            self.service_s += (sample_s - known_s) * (_SHORTER if sample_s < known_s else _LONGER)
         self.plan_depth()
 
     def plan_depth(self) -> None:
