@@ -23,7 +23,7 @@ from inversion import __version__
 from inversion.calls import Calls
 from inversion.config import Config
 from inversion.embedded import EmbeddedPostgres, EmbeddedUnavailable
-from inversion.errors import Conflict, InversionError
+from inversion.errors import Conflict, InversionError, StoreUnavailable
 from inversion.http.admin import Admin, FunctionReport, Sources
 from inversion.http.routes import Ingress
 from inversion.http.server import CannotListen, Listener, Server, open_tcp, open_unix
@@ -112,7 +112,7 @@ class _Node:
     async def _serve(self, listeners: Sequence[Listener], on_started: Callable[[Started], None]) -> None:
         await self._nursery.start(self._supervisor.run)
         conninfo, database = await self._open_database()
-        self._store = PostgresStore(conninfo, self._config.limits, log=_log.warning)
+        self._store = PostgresStore(conninfo, self._config.limits, log=_log.warning, counters=self._counters)
         await self._open_store()
         self._office = PostOffice(
             self._store,
@@ -265,6 +265,8 @@ class _Node:
         self._counters.functions[turn.address.function].reruns += 1
         if isinstance(error, Conflict):
             self._counters.conflicts += 1
+        elif isinstance(error, StoreUnavailable):
+            _log.error("refused_by_the_database", step=turn.step.value, reason=str(error.__cause__ or error))
         elif not isinstance(error, InversionError):
             _log.error(
                 "step_failed",

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from inversion.errors import Abandoned, Conflict, StoreUnavailable
+from inversion.errors import Abandoned, Conflict
 from inversion.gate import Gate
+from inversion.observe.metrics import Counters
 from inversion.state import rows, sql
 from inversion.state.lane import Lane
-from inversion.state.postgres import Connection, ConnectionLost, Rows, StatementFailed
+from inversion.state.postgres import Connection, ConnectionLost, Rows, StatementFailed, refused
 from inversion.state.resolver import LOCKED, TRANSIENT, CommitWalk, Resolver
 from inversion.state.rows import Commit
 
@@ -30,10 +31,11 @@ _READ_ONLY: Final = "25006"  #: the server became a standby under us
 class Committer:
     """Takes from the gate of commits, over one connection; several share a gate."""
 
-    def __init__(self, lane: Lane, gate: Gate[Commit, None], resolver: Resolver) -> None:
+    def __init__(self, lane: Lane, gate: Gate[Commit, None], resolver: Resolver, counters: Counters) -> None:
         self._lane = lane
         self._gate = gate
         self._resolver = resolver
+        self._counters = counters
 
     async def run(self) -> None:
         try:
@@ -79,7 +81,9 @@ class Committer:
                 sql.COMMIT, rows.commit_parameters([walk.item for walk in sending])
             )
         except ConnectionLost as lost:
+            self._counters.database_losses += 1
             if lost.sent:
+                self._counters.unknown_outcomes += len(sending)
                 self._resolver.doubt(sending)
             else:
                 _not_sent(sending)
@@ -88,7 +92,10 @@ class Committer:
             _not_sent(sending)
             await self._refused(connection, sending, failure)
         else:
+            self._counters.commit_batches += 1
+            self._counters.commits += len(sending)
             if sent.warned:
+                self._counters.unknown_outcomes += len(sending)
                 self._resolver.doubt(sending)
             else:
                 _settle(sending, sent)
@@ -101,7 +108,7 @@ class Committer:
             self._park(walks)
         elif failure.sqlstate.startswith(_OF_THE_SERVER):
             for walk in walks:
-                walk.throw(StoreUnavailable(f"the commit was refused: {failure}"))
+                walk.throw(refused("the commit", failure))
         elif (
             failure.sqlstate == LOCKED
             and len(walks) > 1
@@ -117,7 +124,7 @@ class Committer:
         elif failure.sqlstate in TRANSIENT:
             self._resolver.wait_out(walks[0])
         else:
-            walks[0].throw(StoreUnavailable(f"the commit was refused: {failure}"))
+            walks[0].throw(refused("the commit", failure))
 
     async def _locked(self, connection: Connection, walks: Sequence[CommitWalk]) -> set[CommitWalk]:
         """Those whose row somebody else has locked: found at once, halving would wait for each half."""

@@ -23,6 +23,7 @@ from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import abc as pq_abc
 
+from inversion.errors import StoreUnavailable
 from inversion.state import sql
 
 #: The oldest server the statements were tested on.
@@ -50,6 +51,13 @@ class StatementFailed(Exception):
     def __init__(self, sqlstate: str, detail: str) -> None:
         super().__init__(f"{detail} (SQLSTATE {sqlstate})")
         self.sqlstate = sqlstate
+
+
+def refused(what: str, failure: StatementFailed) -> StoreUnavailable:
+    """What a caller may know of a refusal: its SQLSTATE. The server's words are the cause, for the log."""
+    error = StoreUnavailable(f"the database refused {what} (SQLSTATE {failure.sqlstate})")
+    error.__cause__ = failure
+    return error
 
 
 class UnfitServer(Exception):

@@ -13,11 +13,11 @@ from typing import Final, assert_never
 
 import trio
 
-from inversion.errors import Abandoned, Code, Conflict, InversionError, Outcome, StoreUnavailable
+from inversion.errors import Abandoned, Code, Conflict, InversionError, Outcome
 from inversion.gate import Walk
 from inversion.state import rows, sql
 from inversion.state.lane import Backoff, Lane
-from inversion.state.postgres import Connection, ConnectionLost, StatementFailed
+from inversion.state.postgres import Connection, ConnectionLost, StatementFailed, refused
 from inversion.state.rows import Commit
 
 CommitWalk = Walk[Commit, None]
@@ -178,7 +178,7 @@ class Resolver:
             except StatementFailed as failure:
                 turn.commit_sent = False
                 if failure.sqlstate not in TRANSIENT and self._leaves(walk):
-                    walk.throw(StoreUnavailable(f"the commit was refused: {failure}"))
+                    walk.throw(refused("the commit", failure))
             except ConnectionLost as lost:
                 if lost.sent and self._leaves(walk):
                     self._doubtful[walk] = None

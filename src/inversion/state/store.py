@@ -15,15 +15,16 @@ import attrs
 import trio
 
 from inversion.config import Limits
-from inversion.errors import Abandoned, Code, Conflict, Overrun, RuntimeBroken, StoreUnavailable
+from inversion.errors import Abandoned, Code, Conflict, Overrun, RuntimeBroken
 from inversion.gate import Gate, Walk
 from inversion.ids import new_id_bytes
 from inversion.messages import NO_STATE, Address, Answer, Change, MessageOut, State, Stored, Turn
+from inversion.observe.metrics import Counters
 from inversion.state import migrate, rows, sql
 from inversion.state.cache import StateCache
 from inversion.state.committer import Committer
 from inversion.state.lane import Backoff, Lane, Log
-from inversion.state.postgres import Connection, ConnectionLost, Settings, StatementFailed
+from inversion.state.postgres import Connection, ConnectionLost, Settings, StatementFailed, refused
 from inversion.state.resolver import LOCKED, TRANSIENT, Resolver
 from inversion.state.rows import Check, Commit
 
@@ -56,10 +57,18 @@ class PostgresStore:
     """The store of one node. `run` it as a task; the rest is called by turns and the node's sweep."""
 
     def __init__(
-        self, conninfo: str, limits: Limits, *, loaders: int = 1, committers: int = 2, log: Log = _quiet
+        self,
+        conninfo: str,
+        limits: Limits,
+        *,
+        loaders: int = 1,
+        committers: int = 2,
+        log: Log = _quiet,
+        counters: Counters | None = None,
     ) -> None:
         self._limits = limits
         self._log = log
+        self._counters = counters or Counters()
         settings = Settings()
         self._load_lanes = [Lane(conninfo, settings, (sql.LOAD, sql.OUTDATED), log) for _ in range(loaders)]
         self._commit_lanes = [
@@ -98,7 +107,7 @@ class PostgresStore:
                 for lane in self._load_lanes:
                     nursery.start_soon(self._load_forever, lane)
                 for lane in self._commit_lanes:
-                    nursery.start_soon(Committer(lane, self._commits, self._resolver).run)
+                    nursery.start_soon(Committer(lane, self._commits, self._resolver, self._counters).run)
                 nursery.start_soon(self._resolver.run)
                 task_status.started()
         finally:
@@ -122,7 +131,9 @@ class PostgresStore:
             return NO_STATE
         cached = self.cache.get(address)
         if cached is not None:
+            self._counters.cache_hits += 1
             return cached
+        self._counters.cache_misses += 1
         state = await self._loads.wait(turn)
         self.cache.put(address, State(state.value, state.version, state.turn))
         return state
@@ -153,6 +164,7 @@ class PostgresStore:
         except Exception:
             self.cache.drop(address)
             raise
+        self._counters.transitions += versions[-1] - state.version
         self.cache.put(address, State(value, versions[-1], commit.id))
         return Stored(answers, versions, out.content_type)
 
@@ -240,6 +252,8 @@ class PostgresStore:
             else:
                 await self._refused(walks, failure)
         else:
+            self._counters.load_batches += 1
+            self._counters.loads += len(walks)
             for walk, state in zip(walks, rows.loaded_states(found, len(walks)), strict=True):
                 self._average_state_bytes += (len(state.value or b"") - self._average_state_bytes) / 64
                 walk.resume(state)
@@ -253,6 +267,7 @@ class PostgresStore:
         except StatementFailed as failure:
             await self._refused(walks, failure)
         else:
+            self._counters.checks += len(walks)
             outdated = set(rows.places(found)) if found.count else ()
             for place, walk in enumerate(walks):
                 if place in outdated:
@@ -263,7 +278,7 @@ class PostgresStore:
     async def _refused(self, walks: Sequence[_LoadWalk], failure: StatementFailed) -> None:
         if failure.sqlstate not in TRANSIENT:
             for walk in walks:
-                walk.throw(StoreUnavailable(f"the state could not be read: {failure}"))
+                walk.throw(refused("to read the state", failure))
             return
         # The whole table is locked, say: reading takes no row locks. Their callers' deadlines decide.
         self._park(walks)
