@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from bench import cluster, load, machine, pgbench, rows, server, spawn_limit, tables
-from bench.report import Measured, Row, as_json, ratios, refusal
+from bench.report import Measured, Row, as_json, busy, ratios, refusal
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -33,7 +33,8 @@ def main(only: str | None, seconds: float, rounds: int, json_file: Path | None, 
     with ExitStack() as stack:
         scratch = stack.enter_context(server.scratch_folder(folder))
         limit = spawn_limit.prepare(scratch)
-        described |= {"spawn_limit": limit.said, "load_average_before": machine.load_average()}
+        load_average = machine.load_average()
+        described |= {"spawn_limit": limit.said, "load_average_before": load_average}
         described["functions"] = server.CONFIG
         measured, settings = _measure(names, scratch, limit, seconds, rounds)
     found_rows = [
@@ -44,6 +45,8 @@ def main(only: str | None, seconds: float, rounds: int, json_file: Path | None, 
     found = ratios(found_rows)
     click.echo("\n".join(f"{name}: {value}" for name, value in {**described, **settings}.items()))
     tables.show(found_rows, found)
+    if (sentence := busy(load_average, machine.cores())) is not None:
+        click.echo(sentence)
     if json_file is not None:
         json_file.write_text(json.dumps(as_json(described, settings, found_rows, found), indent=1) + "\n")
     sys.exit(1 if any(row.invalid for row in found_rows) else 0)

@@ -18,7 +18,7 @@ def describe() -> dict[str, str | int]:
     """Processor, kernel and versions."""
     described: dict[str, str | int] = {
         "cpu": _cpu_model(),
-        "cores": os.cpu_count() or 0,
+        "cores": cores(),
         "memory_mib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20,
         "kernel": platform.release(),
         "python": platform.python_version(),
@@ -49,6 +49,10 @@ def file_system(folder: Path) -> str:
         if inside and len(mount) >= len(best):
             best, kind = mount, after.split()[0]
     return kind
+
+
+def cores() -> int:
+    return os.cpu_count() or 1
 
 
 def load_average() -> float:

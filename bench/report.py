@@ -18,6 +18,9 @@ VOLATILE_FILE_SYSTEMS = frozenset({"tmpfs", "ramfs", "devtmpfs"})
 #: Fewer rounds than this are a look, not a measurement (the issue's rule).
 ROUNDS_THAT_COUNT = 3
 
+#: A load average above this share of the cores is somebody else's work.
+QUIET_SHARE = 0.25
+
 Detail = str | int | float | bool | None | Mapping[str, float]
 
 
@@ -176,6 +179,16 @@ def refusal(settings: Mapping[str, str], file_system: str) -> str | None:
             "Name a folder on a real disk with --folder."
         )
     return None
+
+
+def busy(load_average: float, cores: int) -> str | None:
+    """Why the figures of this run should not be quoted; None: the machine was ours."""
+    if load_average <= cores * QUIET_SHARE:
+        return None
+    return (
+        f"The load average was {load_average:.1f} on {cores} cores before the run: "
+        "something else used this machine, so these ratios are a look and not a measurement."
+    )
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:

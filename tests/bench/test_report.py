@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from bench.report import Measured, Row, as_json, percentile, ratios, refusal
+from bench.report import Measured, Row, as_json, busy, percentile, ratios, refusal
 from bench.verify import Tally, durable, landed
 
 DURABLE = {"fsync": "on", "synchronous_commit": "on"}
@@ -82,6 +82,13 @@ def test_counts_must_cover_what_was_acknowledged_and_what_was_in_flight(counts: 
 def test_more_answers_than_the_flushes_of_the_log_can_free_are_not_durable() -> None:
     assert durable(acknowledged=6400, in_flight=64, fsyncs=100) is None
     assert durable(acknowledged=6400, in_flight=64, fsyncs=10) is not None
+
+
+def test_a_busy_machine_is_said() -> None:
+    assert busy(0.2, 2) is None
+    sentence = busy(4.1, 2)
+    assert sentence is not None
+    assert "4.1 on 2 cores" in sentence
 
 
 def test_percentiles_of_nothing_are_zero() -> None:
