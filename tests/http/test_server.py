@@ -151,6 +151,7 @@ async def test_a_drain_answers_what_was_read_and_lets_the_idle_go() -> None:
             server.drain()
             with pytest.raises(EndOfAnswers):
                 await idle.answer()
+            await trio.testing.wait_all_tasks_blocked()
             with pytest.raises(OSError, match="all attempts to connect"):
                 await trio.open_tcp_stream("127.0.0.1", listener.port)
             assert not ended.is_set()

@@ -51,12 +51,7 @@ class Listener:
     sockets: Sequence[socket.socket]
     path: Path | None = None  #: of a unix socket
     inode: int = 0  #: of its file
-
-    @property
-    def port(self) -> int:
-        """The port that was really bound: for port 0 the kernel chose it."""
-        port: int = self.sockets[0].getsockname()[1]
-        return port
+    port: int = 0  #: what was really bound: for port 0 the kernel chose it
 
     def close(self) -> None:
         """Stop listening; a unix socket's file goes too, if it is still this one's."""
@@ -92,7 +87,7 @@ def open_tcp(host: str, port: int, flag: str = "--port") -> Listener:
         for sock in sockets:
             sock.close()
         raise CannotListen(error.errno, _why_not(host, port, flag, error)) from None
-    return Listener(sockets)
+    return Listener(sockets, port=sockets[0].getsockname()[1])
 
 
 def _why_not(host: str, port: int, flag: str, error: OSError) -> str:
