@@ -16,7 +16,6 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from time import perf_counter
 from typing import Final
@@ -207,16 +206,17 @@ class Child:
         self.exit: Exit | None = None
         self.stderr = LogLines(recipe.function, "stderr", log_line)
         self.started_s = perf_counter()
-        with ExitStack() as undo:
-            try:
-                stdin, self.stdin = _open_pipe(undo)
-                self.stdout, stdout = _open_pipe(undo)
-                self._stderr, stderr = _open_pipe(undo)
-                theirs = [(stdin, 0), (stdout, 1), (stderr, 2), *files]
-                self.pid, self._pidfd = _spawn(recipe, recipe.env if env is None else env, theirs)
-            except (OSError, ValueError) as error:
-                raise CannotStart(_why_not(recipe, error)) from None
-            undo.pop_all()
+        opened: list[int] = []
+        try:
+            for _ in range(3):
+                opened += open_pipe()
+            stdin, self.stdin, self.stdout, stdout, self._stderr, stderr = opened
+            theirs = [(stdin, 0), (stdout, 1), (stderr, 2), *files]
+            self.pid, self._pidfd = _spawn(recipe, recipe.env if env is None else env, theirs)
+        except (OSError, ValueError) as error:
+            for file in opened:
+                os.close(file)
+            raise CannotStart(_why_not(recipe, error)) from None
         for file in (stdin, stdout, stderr):
             os.close(file)
         for file in (self.stdin, self.stdout, self._stderr):
@@ -227,8 +227,7 @@ class Child:
     def close_stdin(self) -> None:
         """EOF means leave."""
         if self.stdin >= 0:
-            self._watch.remove(self.stdin)
-            os.close(self.stdin)
+            self._watch.close_file(self.stdin)
             self.stdin = -1
 
     def send_off(self, now_s: float) -> None:
@@ -262,14 +261,12 @@ class Child:
 
     def close_stdout(self) -> None:
         if self.stdout >= 0:
-            self._watch.remove(self.stdout)
-            os.close(self.stdout)
+            self._watch.close_file(self.stdout)
             self.stdout = -1
 
     def _close_stderr(self) -> None:
         if self._stderr >= 0:
-            self._watch.remove(self._stderr)
-            os.close(self._stderr)
+            self._watch.close_file(self._stderr)
             self._stderr = -1
 
     def _drain_stderr(self) -> None:
@@ -294,8 +291,7 @@ class Child:
             return
         self.kill()
         os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
-        self._watch.remove(self._pidfd)
-        os.close(self._pidfd)
+        self._watch.close_file(self._pidfd)
         if self._stderr >= 0:
             if data := read_left(self._stderr):
                 self.stderr.feed(data, perf_counter())
@@ -308,18 +304,12 @@ class Child:
         self._exited()
 
 
-def _open_pipe(undo: ExitStack) -> tuple[int, int]:
-    ends = open_pipe()
-    for end in ends:
-        undo.callback(os.close, end)
-    return ends
-
-
 def _spawn(recipe: Recipe, env: Mapping[str, str], files: Sequence[tuple[int, int]]) -> tuple[int, int]:
     """(pid, pidfd). posix_spawn puts files under any number but knows no folder: go there and back."""
-    home = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    home = None if _here() == recipe.folder else os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.chdir(recipe.folder)
+        if home is not None:
+            os.chdir(recipe.folder)
         pid = os.posix_spawn(
             recipe.program,
             recipe.command,
@@ -330,14 +320,23 @@ def _spawn(recipe: Recipe, env: Mapping[str, str], files: Sequence[tuple[int, in
             setsigdef=_DEFAULT_SIGNALS,
         )
     finally:
-        os.fchdir(home)
-        os.close(home)
+        if home is not None:
+            os.fchdir(home)
+            os.close(home)
     try:
         return pid, os.pidfd_open(pid)
     except OSError:  # no file number is left: nobody would hear of its end
         os.killpg(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         raise
+
+
+def _here() -> str | None:
+    """The folder we are in; None: it was removed."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return None
 
 
 def _signal_name(number: int) -> str:

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 
 from inversion import json_text
 from inversion.config import Function, Limits
 from inversion.errors import Code, FunctionError, Overrun, RequestRefused, RuntimeBroken
 from inversion.messages import Answer, Change, MessageIn, MessageOut
 from inversion.processes.child import (
+    CannotStart,
     Child,
     Exit,
     Recipe,
@@ -78,12 +78,11 @@ class ExecCall:
         self._watch = watch
         self._settled = False
         self._writing = False
-        with ExitStack() as theirs, ExitStack() as undo:
-            old_state = _old_state(message)
-            theirs.callback(os.close, old_state)
-            new_state, written_to = open_pipe()
-            theirs.callback(os.close, written_to)
-            undo.callback(os.close, new_state)
+        old_state = _old_state(message)
+        opened = [old_state]
+        try:
+            opened += open_pipe()
+            _, new_state, written_to = opened
             self.child = Child(
                 recipe,
                 watch,
@@ -92,7 +91,12 @@ class ExecCall:
                 env={**recipe.env, **_context(message)},
                 files=((old_state, 3), (written_to, 4)),
             )
-            undo.pop_all()
+        except (CannotStart, OSError):
+            for file in opened:
+                os.close(file)
+            raise
+        os.close(old_state)
+        os.close(written_to)
         os.set_blocking(new_state, False)
         self._response = _Part(
             self.child.stdout,
@@ -155,8 +159,7 @@ class ExecCall:
         for part in (self._response, self._state):
             if left := read_left(part.file):
                 self._take(part, left)
-        self._watch.remove(self._state.file)
-        os.close(self._state.file)
+        self._watch.close_file(self._state.file)
         self.child.close()
         self._ended(self)
         if not self._settled:

@@ -7,6 +7,7 @@ cope with a false alarm: a file number may have been closed and given out again 
 
 from __future__ import annotations
 
+import os
 import select
 from collections.abc import Callable
 from typing import Final
@@ -35,9 +36,14 @@ class Watch:
         self._epoll.register(file, what)
 
     def remove(self, file: int) -> None:
-        """Before `file` is closed. A file that is not registered is left alone."""
+        """It stays open and is no longer of interest. A file that is not registered is left alone."""
         if self._calls.pop(file, None) is not None:
             self._epoll.unregister(file)
+
+    def close_file(self, file: int) -> None:
+        """Close it, registered or not. The kernel forgets a closed file: no child has ours."""
+        self._calls.pop(file, None)
+        os.close(file)
 
     def later(self, call: Callable[[], None]) -> None:
         """Call `call` once, when the rest of this loop pass has run: what it gathers is gathered then."""

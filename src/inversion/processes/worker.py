@@ -319,8 +319,7 @@ class Worker(Seat):
         if torn_bytes := self._conversation.end():
             self._note(f"{torn_bytes} bytes without a newline at its end were thrown away")
         if self._function.channel is Channel.FD3:
-            self._watch.remove(self._frames)
-            os.close(self._frames)
+            self._watch.close_file(self._frames)
             if self.child.stdout >= 0 and (printed := read_left(self.child.stdout)):
                 self._stdout.feed(printed, perf_counter())
         self._stdout.end()
