@@ -173,13 +173,17 @@ class Conversation:
 
     def _answer(self, answered_id: str, cut: json_text.CutLine) -> Event:
         message = self.in_flight.pop(answered_id)
-        if self.hello is None:
-            self.hello = SILENT
-        self.life = LIFE[self.life, Happening.ANSWER]
+        hello = self.hello or self._silent()
         try:
-            return Answered(answered_id, read_message_out(cut, message, self.hello, self._limits))
+            return Answered(answered_id, read_message_out(cut, message, hello, self._limits))
         except RuntimeBroken as broken:
             return Answered(answered_id, broken)
+
+    def _silent(self) -> Hello:
+        """Its first frame was an answer. (Once there is a hello, an answer leads nowhere new.)"""
+        self.life = LIFE[self.life, Happening.ANSWER]
+        self.hello = SILENT
+        return SILENT
 
     def _stray(self, line: bytes) -> Event:
         if self._function.strict:
@@ -212,8 +216,7 @@ class Conversation:
     def _failed(self, answered_id: str, error: RuntimeBroken) -> Event:
         del self.in_flight[answered_id]
         if self.hello is None:
-            self.hello = SILENT
-        self.life = LIFE[self.life, Happening.ANSWER]
+            self._silent()
         return Answered(answered_id, error)
 
 

@@ -157,7 +157,7 @@ def read_message_out(cut: json_text.CutLine, message: MessageIn, hello: Hello, l
         raise _broken(f"it answered a turn of {len(requests)} messages without `answers`")
     else:
         changed = change is not Change.KEEP
-        answers = [_read_answer(cut, changed=changed, limits=limits)]
+        answers = [_read_answer(cut, changed, limits)]
     if change is not Change.KEEP:
         if message.turn.address.key is None:
             raise _broken("it answered a stateless call with a state")
@@ -167,13 +167,11 @@ def read_message_out(cut: json_text.CutLine, message: MessageIn, hello: Hello, l
 
 
 def _read_change(cut: json_text.CutLine, limits: Limits) -> tuple[Change, bytes | None]:
-    state = json_text.raw(cut.state)
+    if not cut.state:
+        return (Change.DELETE if cut.delete else Change.KEEP), None
     if cut.delete:
-        if state is not None:
-            raise _broken("it answered with both `state` and `delete`")
-        return Change.DELETE, None
-    if state is None:
-        return Change.KEEP, None
+        raise _broken("it answered with both `state` and `delete`")
+    state = bytes(cut.state)
     if len(state) > limits.state_bytes:
         raise Overrun(
             Code.STATE_TOO_LARGE,
@@ -182,15 +180,16 @@ def _read_change(cut: json_text.CutLine, limits: Limits) -> tuple[Change, bytes 
     return Change.PUT, _checked(state, "state")
 
 
-def _read_answer(cut: json_text.CutLine | json_text.CutAnswer, *, changed: bool, limits: Limits) -> Answer:
-    _refuse_effects(json_text.raw(cut.effects), limits)
-    response = json_text.raw(cut.response)
+def _read_answer(cut: json_text.CutLine | json_text.CutAnswer, changed: bool, limits: Limits) -> Answer:
+    if cut.effects:
+        _refuse_effects(bytes(cut.effects), limits)
+    response = bytes(cut.response)
     if isinstance(cut.error, json_text.CutError):
-        if changed or (response is not None and response != b"null"):
+        if changed or response not in (b"", b"null"):
             raise _broken("an answer with `error` carries no state and no response")
         return Answer(error=_read_error(cut.error))
-    if response is None:
-        return Answer(changed=changed)
+    if not response:
+        return Answer(None, None, changed)
     if len(response) > limits.response_bytes:
         raise Overrun(
             Code.RESPONSE_TOO_LARGE,
@@ -204,15 +203,14 @@ def _read_answers(
 ) -> Sequence[Answer]:
     if len(requests) == 1:
         raise _broken("it answered one message with `answers`")
-    if json_text.raw(cut.response) or json_text.raw(cut.effects) or isinstance(cut.error, json_text.CutError):
+    if cut.response or cut.effects or isinstance(cut.error, json_text.CutError):
         raise _broken("beside `answers` only `state` or `delete` may stand")
     assert isinstance(cut.answers, list)
     wanted = [message_id(request) for request in requests]
     if [answer.id for answer in cut.answers] != wanted:
         raise _broken(f"its `answers` are not those of the {len(wanted)} messages in their order")
     answers = [
-        _read_answer(part, changed=part.changed and part.error is json_text.UNSET, limits=limits)
-        for part in cut.answers
+        _read_answer(part, part.changed and part.error is json_text.UNSET, limits) for part in cut.answers
     ]
     if any(answer.changed for answer in answers) != (change is not Change.KEEP):
         raise _broken("`state` or `delete` is due exactly when an answer is not marked `changed: false`")
@@ -230,8 +228,8 @@ def _read_error(cut: json_text.CutError) -> FunctionError:
     )
 
 
-def _refuse_effects(effects: bytes | None, limits: Limits) -> None:
-    if effects is None or effects == b"[]":
+def _refuse_effects(effects: bytes, limits: Limits) -> None:
+    if effects == b"[]":
         return
     if len(effects) > limits.effects_bytes:
         raise Overrun(
