@@ -83,6 +83,8 @@ class Mailbox:
     def _ended(self, error: Exception | None) -> None:
         turn, self.turn = self.turn, None
         assert turn is not None
+        for request in turn.requests:
+            request.turn = None  # else the two would keep each other from being freed by count
         if error is None:
             self.most = None
         else:
@@ -94,7 +96,6 @@ class Mailbox:
         now_s = perf_counter()
         again: list[Request] = []
         for request in turn.requests:
-            request.turn = None
             if request.answered:
                 continue
             match verdict.judge(error, turn, request, rerun=self.function.rerun, now_s=now_s):

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from time import perf_counter
-from typing import Protocol
+from typing import Final, Protocol
 
 from inversion.errors import Abandoned, RetryAsked
 from inversion.messages import MessageIn, MessageOut, Request, Response, State, Step, Stored, Turn
 from inversion.protocol.verdict import retry_asked
+
+_TIMED_STEPS: Final = tuple(Step)[:-1]  #: the last one ends after the response that tells of it
 
 
 class Store(Protocol):
@@ -90,9 +92,12 @@ def _next(turn: Turn, step: Step) -> None:
 
 def _timings(turn: Turn) -> Sequence[tuple[Step, float]]:
     """Seconds each of the first five steps took; the first counts from when the turn began."""
-    ends = turn.marks
-    begins = [turn.begun_s, *ends]
-    return [(step, end - begin) for step, begin, end in zip(Step, begins, ends, strict=False)]
+    begin = turn.begun_s
+    timings = []
+    for step, end in zip(_TIMED_STEPS, turn.marks, strict=True):
+        timings.append((step, end - begin))
+        begin = end
+    return timings
 
 
 def _responses(

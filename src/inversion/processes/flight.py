@@ -32,7 +32,7 @@ class Flight:
 
     def settle(self, result: MessageOut | Exception) -> None:
         """Resume the walk, or keep the result until it asks."""
-        walk = self._walk
+        walk, self._walk = self._walk, None  # the two hold each other: freed by count, not by collection
         if walk is None:
             self._result = result
         elif isinstance(result, Exception):
