@@ -27,7 +27,6 @@ from inversion.http.framing import (
     HEAD_END,
     MAX_HEAD_BYTES,
     Chunks,
-    Head,
     HeadParser,
     HttpRequest,
     head_too_large,
@@ -182,7 +181,7 @@ class Connection:
             except RequestRefused as error:
                 service.counters.framing_refused += 1
                 self.deadline_s = inf
-                await self._send(application.refuse(error), keep_alive=False)
+                await self._send_rest(memoryview(self._render(application.refuse(error), keep_alive=False)))
                 await self._linger()
                 return
             if head is None:
@@ -190,21 +189,27 @@ class Connection:
             self.phase = Phase.CALL
             self.deadline_s = inf
             try:
-                response = await application.answer(head.request)
+                response = await application.answer(head)
             except InversionError as error:
                 response = application.refuse(error)
             except Exception:
                 _log.exception("a request met a bug")
                 response = application.refuse(_internal())
             keep_alive = head.keep_alive and not service.draining
-            await self._send(response, keep_alive, head.old, head.request.method == b"HEAD")
+            data = self._render(response, keep_alive, head.old, head.method == b"HEAD")
+            try:
+                sent = self._socket.send(data)
+            except BlockingIOError:
+                sent = 0
+            if sent < len(data):
+                await self._send_rest(memoryview(data)[sent:])
             if not keep_alive:
                 await self._linger()
                 return
 
     # Reading. `_buffer[_position:]` is what has been read ahead.
 
-    async def _receive(self) -> Head | None:
+    async def _receive(self) -> HttpRequest | None:
         """The next request, or None at the end. Raises RequestRefused: then nothing may follow."""
         head_end = self._buffer.find(HEAD_END, self._position)
         if head_end < 0:
@@ -221,7 +226,7 @@ class Connection:
             return head
         if length is not None and len(self._buffer) - body_begin >= length:
             self._position = body_begin + length
-            head.request.body = body = self._buffer[body_begin : self._position]
+            head.body = body = self._buffer[body_begin : self._position]
             self._heads.skip(body)
             self._trim()
             return head
@@ -270,7 +275,7 @@ class Connection:
                 self.phase = Phase.HEAD
                 self.deadline_s = monotonic() + deadlines.head_s
 
-    async def _read_body(self, head: Head) -> None:
+    async def _read_body(self, head: HttpRequest) -> None:
         """Read the part of a body that did not come along with its head."""
         self.phase = Phase.BODY
         self.deadline_s = monotonic() + self._service.deadlines.body_s
@@ -281,22 +286,22 @@ class Connection:
             chunks = Chunks(self._service.body_bytes)
             rest = chunks.feed(ahead)
             if rest is None and head.expects_continue and not ahead:
-                await self._send_bytes(_CONTINUE)
+                await self._send_rest(memoryview(_CONTINUE))
             while rest is None:
                 rest = chunks.feed(await self._read_of_body(_READ_BYTES))
-            head.request.body = chunks.body
+            head.body = chunks.body
             self._buffer = rest
             self._heads.restart()
             return
         if head.expects_continue and not ahead:
-            await self._send_bytes(_CONTINUE)
+            await self._send_rest(memoryview(_CONTINUE))
         parts = [ahead]
         due = head.length - len(ahead)
         while due:
             part = await self._read_of_body(min(due, _READ_BYTES))
             parts.append(part)
             due -= len(part)
-        head.request.body = body = b"".join(parts)
+        head.body = body = b"".join(parts)
         self._heads.skip(body)
 
     async def _read_of_body(self, most: int) -> bytes:
@@ -321,15 +326,12 @@ class Connection:
 
     # Writing.
 
-    async def _send(
+    def _render(
         self, response: HttpResponse, keep_alive: bool, old: bool = False, head_only: bool = False
-    ) -> None:
-        counters = self._service.counters
-        counters.requests_by_class[response.status // 100] += 1
-        await self._send_bytes(self._render(response, keep_alive, old, head_only))
-
-    def _render(self, response: HttpResponse, keep_alive: bool, old: bool, head_only: bool) -> bytes:
+    ) -> bytes:
+        """The answer as bytes; it counts as given."""
         status = response.status
+        self._service.counters.requests_by_class[status // 100] += 1
         return b"%b%b%b%bContent-Length: %d\r\n\r\n%b" % (
             _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status,
             self._service.date_line,
@@ -339,25 +341,16 @@ class Connection:
             b"" if head_only else response.body,
         )
 
-    async def _send_bytes(self, data: bytes) -> None:
-        try:
-            sent = self._socket.send(data)
-        except BlockingIOError:
-            sent = 0
-        if sent < len(data):
-            await self._send_rest(memoryview(data)[sent:])
-
     async def _send_rest(self, data: memoryview) -> None:
-        """The client's window is full: wait for it, a bounded time for every piece."""
+        """Send it all; when the client's window is full wait for it, a bounded time for every piece."""
         phase, deadline_s = self.phase, self.deadline_s
-        self.phase = Phase.SEND
         while data:
-            self.deadline_s = monotonic() + self._service.deadlines.send_s
-            await wait_writable(self._socket)
             try:
                 data = data[self._socket.send(data) :]
             except BlockingIOError:
-                continue
+                self.phase = Phase.SEND
+                self.deadline_s = monotonic() + self._service.deadlines.send_s
+                await wait_writable(self._socket)
         self.phase, self.deadline_s = phase, deadline_s
 
     def _say_too_slow(self) -> None:
@@ -375,8 +368,7 @@ class Connection:
             self._send_now(self._service.application.refuse(error))
 
     def _send_now(self, response: HttpResponse) -> None:
-        self._service.counters.requests_by_class[response.status // 100] += 1
-        self._socket.send(self._render(response, keep_alive=False, old=False, head_only=False))
+        self._socket.send(self._render(response, keep_alive=False))
 
     async def _linger(self) -> None:
         """Let the client take the answer before the connection is closed: unread bytes would reset it."""

@@ -1,6 +1,7 @@
 """Where one request ends and the next begins; sans-IO.
 
-`HeadParser.parse` takes exactly one head (httptools reads it) and `Chunks` takes what follows when it is
+`HeadParser.parse` takes exactly one head (httptools reads it; field lines that a client repeats byte for
+byte are read once) and `Chunks` takes what follows when it is
 chunked. Both refuse whatever two readers could read differently: after a refusal the connection is
 answered once and closed, and no byte behind it is looked at (RFC 9112, sections 6.3 and 11.2).
 httptools never sees the bytes of a second request before the first was answered.
@@ -9,6 +10,7 @@ httptools never sees the bytes of a second request before the first was answered
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Final
 
 import attrs
@@ -35,6 +37,13 @@ HEAD_END: Final = b"\r\n\r\n"
 
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]+)([\t ]*;[\t\x20-\x7e\x80-\xff]*)?")
+#: What may follow known field lines: a strict part of what httptools takes; all else goes to httptools.
+_PLAIN_LINE = re.compile(
+    rb"(GET|HEAD|POST|PUT|PATCH|DELETE) (/[A-Za-z0-9._~:@!$&'()*+,;=%/-]*)"
+    rb"(?:\?([A-Za-z0-9._~:@!$&'()*+,;=%/?-]*))? HTTP/1\.1"
+)
+#: Known field lines are kept for each connection: 10,000 of them must not add up to much.
+_MAX_KNOWN_BYTES: Final = 2 << 10
 #: Fields that need a look; a head without them is done at once.
 _NOTABLE: Final = frozenset(
     (b"transfer-encoding", b"upgrade", b"trailer", b"content-encoding", b"expect", b"connection")
@@ -64,19 +73,12 @@ class HttpRequest:
     method: bytes
     path: bytes  #: not percent-decoded
     query: bytes | None  #: None: there was no question mark
-    fields: dict[bytes, bytes]
-    body: bytes = b""
-
-
-@attrs.define(slots=True, eq=False)
-class Head:
-    """A request whose body is still to be read."""
-
-    request: HttpRequest
-    length: int | None  #: bytes of body; None: it comes in chunks
-    keep_alive: bool
-    old: bool  #: HTTP/1.0
-    expects_continue: bool
+    fields: Mapping[bytes, bytes]  #: shared with later requests that repeat them
+    body: bytes = b""  #: read after the head, by the connection
+    length: int | None = 0  #: bytes of body that the head announced; None: it comes in chunks
+    keep_alive: bool = True
+    old: bool = False  #: HTTP/1.0
+    expects_continue: bool = False
 
 
 def refused(detail: str, code: Code = Code.BAD_REQUEST) -> RequestRefused:
@@ -99,7 +101,16 @@ def body_too_large(body_bytes: int) -> RequestRefused:
 class HeadParser:
     """Reads the heads of one connection, one after another."""
 
-    __slots__ = ("_body_bytes", "_fields", "_good_host", "_parser", "_repeated", "_target")
+    __slots__ = (
+        "_body_bytes",
+        "_fed",
+        "_fields",
+        "_known",
+        "_known_lines",
+        "_parser",
+        "_repeated",
+        "_target",
+    )
 
     def __init__(self, body_bytes: int) -> None:
         self._body_bytes = body_bytes
@@ -107,7 +118,9 @@ class HeadParser:
         self._fields: dict[bytes, bytes] = {}
         self._repeated: list[bytes] = []
         self._target = b""
-        self._good_host: bytes | None = None
+        self._fed = False  #: httptools has read the current head
+        self._known: HttpRequest | None = None  #: whose field lines were
+        self._known_lines = b""
 
     # What httptools calls; nothing is decided in here.
 
@@ -122,9 +135,32 @@ class HeadParser:
             value = fields[name] + b", " + value
         fields[name] = value
 
-    def parse(self, head: bytes) -> Head:
+    def parse(self, head: bytes) -> HttpRequest:
         """One head, its closing blank line included. Raises RequestRefused."""
         line_end = head.find(_LINE_END)
+        known = self._known
+        if known is not None and line_end <= MAX_TARGET_BYTES and head[line_end:] == self._known_lines:
+            line = _PLAIN_LINE.fullmatch(head, 0, line_end)
+            if line is not None:
+                self._fed = False
+                method, path, query = line.groups()
+                return HttpRequest(method, path, query, known.fields, b"", known.length)
+        self._fed = True
+        request = self._parse(head, line_end)
+        lines = head[line_end:]
+        if (
+            request.keep_alive
+            and not request.old
+            and not request.expects_continue
+            and request.length is not None
+            and line_end > 0
+            and len(lines) <= _MAX_KNOWN_BYTES
+        ):
+            self._known = request
+            self._known_lines = lines
+        return request
+
+    def _parse(self, head: bytes, line_end: int) -> HttpRequest:
         if line_end == 0:  # one empty line before a request is tolerated (RFC 9112, 2.2)
             head = head[2:]
             line_end = head.find(_LINE_END)
@@ -160,16 +196,18 @@ class HeadParser:
 
         path, question, query = self._path(fields).partition(b"?")
         request = HttpRequest(head[: head.find(b" ", 0, line_end)], path, query if question else None, fields)
-        self._check_host(fields, old)
+        _check_host(fields, old)
         if self._repeated:
             for name in self._repeated:
                 if name in _SINGLE:
                     raise refused(f"the field {name.decode('ascii')} is there more than once")
-        return self._frame(request, old)
+        self._frame(request, fields, old)
+        return request
 
     def skip(self, body: bytes) -> None:
         """Take the parser over a body of known length, to where the next head begins."""
-        self._parser.feed_data(body)
+        if self._fed:
+            self._parser.feed_data(body)
 
     def restart(self) -> None:
         """Forget where the parser stood: the body came in chunks, which it never saw."""
@@ -179,7 +217,7 @@ class HeadParser:
         """Break the cycle between this object and the parser that calls it."""
         del self._parser
 
-    def _path(self, fields: dict[bytes, bytes]) -> bytes:
+    def _path(self, fields: Mapping[bytes, bytes]) -> bytes:
         target = self._target
         if len(target) > MAX_TARGET_BYTES:
             raise refused(f"the request target is longer than {MAX_TARGET_BYTES} bytes", Code.TARGET_TOO_LONG)
@@ -194,19 +232,8 @@ class HeadParser:
             raise refused("the request target holds a fragment")
         return target
 
-    def _check_host(self, fields: dict[bytes, bytes], old: bool) -> None:
-        host = fields.get(b"host")
-        if host is None:
-            if not old:
-                raise refused("HTTP/1.1 without a Host field")
-        elif host != self._good_host:
-            if _HOST.fullmatch(host) is None:
-                raise refused("the Host field is not one host")
-            self._good_host = host
-
-    def _frame(self, request: HttpRequest, old: bool) -> Head:
+    def _frame(self, request: HttpRequest, fields: Mapping[bytes, bytes], old: bool) -> None:
         """How long the body is, by the one reading that everybody shares."""
-        fields = request.fields
         length: int | None = 0
         stated = fields.get(b"content-length")
         if stated is not None:
@@ -239,7 +266,19 @@ class HeadParser:
                 expects_continue = not old
         if length is not None and length > self._body_bytes:
             raise body_too_large(self._body_bytes)
-        return Head(request, length, keep_alive, old, expects_continue)
+        request.length = length
+        request.keep_alive = keep_alive
+        request.old = old
+        request.expects_continue = expects_continue
+
+
+def _check_host(fields: Mapping[bytes, bytes], old: bool) -> None:
+    host = fields.get(b"host")
+    if host is None:
+        if not old:
+            raise refused("HTTP/1.1 without a Host field")
+    elif _HOST.fullmatch(host) is None:
+        raise refused("the Host field is not one host")
 
 
 class Chunks:

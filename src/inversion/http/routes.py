@@ -9,7 +9,7 @@ is refused by name: a caller who asks for exactly-once must never be served with
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from time import perf_counter
 from typing import Final, Protocol
 from urllib.parse import unquote_to_bytes
@@ -240,7 +240,7 @@ def _timeout_s(value: bytes) -> float:
     return int(match[1]) / (1_000 if match[2] == b"ms" else 1)
 
 
-def _refuse_later(fields: dict[bytes, bytes]) -> None:
+def _refuse_later(fields: Mapping[bytes, bytes]) -> None:
     for name in fields:
         if name in _LATER:
             # Prefer also carries wishes that may be ignored by its definition (RFC 7240, section 2).
