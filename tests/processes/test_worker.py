@@ -375,6 +375,23 @@ async def test_a_process_that_floods_stderr_and_stdout_still_answers(tmp_path):
         assert max(len(text) for _, _, text in served.logs) < 10_000
 
 
+async def test_a_process_that_prints_for_ever_costs_only_its_own_calls(tmp_path):
+    flood = Function("flood", ("yes",), tmp_path, timeout_s=0.5, grace_s=0.1)
+    async with serving(flood, python(tmp_path, COUNTER)) as served:
+        async with trio.open_nursery() as nursery:
+            flooded = []
+
+            async def call():
+                flooded.extend(await together(served.call(name="flood")))
+
+            nursery.start_soon(call)
+            await served.logged("y")
+            for _ in range(20):
+                assert (await served.call(b"1")).state == b'{"n": 1}'
+        assert flooded[0].code is Code.FUNCTION_TIMEOUT
+        assert len(served.logs) < 500_000
+
+
 # -- timeouts and ends -----------------------------------------------------------------------------------
 
 

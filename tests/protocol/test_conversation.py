@@ -138,8 +138,15 @@ def test_under_hello_none_a_line_with_hello_is_a_log_line():
 )
 def test_what_is_no_frame_is_a_log_line(line):
     begun = conversation("2")
-    assert only(begun.receive(line + b"\n")) == Stray(line)
+    assert only(begun.receive(line + b"\n")) == Stray([line])
     assert isinstance(only(conversation("2", strict=True).receive(line + b"\n")), Broken)
+
+
+def test_log_lines_in_a_row_are_one_event():
+    events = conversation("1").receive(b'a\nb\n{"level":1}\n{"id":"r1.1"}\nc\n')
+    assert events[0] == Stray([b"a", b"b", b'{"level":1}'])
+    answer(events[1])
+    assert events[2] == Stray([b"c"])
 
 
 @pytest.mark.parametrize(
@@ -298,7 +305,9 @@ PIECES = st.sampled_from(
 def described(events):
     told = []
     for event in events:
-        if isinstance(event, Answered):
+        if isinstance(event, Stray):
+            told.extend(event.lines)
+        elif isinstance(event, Answered):
             result = event.result
             told.append((event.id, repr(result) if isinstance(result, Exception) else result.state))
         else:

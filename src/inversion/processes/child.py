@@ -32,7 +32,7 @@ _INHERITED: Final = frozenset({"PATH", "HOME", "LANG", "TZ", "TMPDIR", "USER"})
 _LOWEST_FILE: Final = 16
 #: A pipe of the kernel's usual maximum: a batch of frames fits into one write.
 _PIPE_BYTES: Final = 1 << 20
-_READ_BYTES: Final = 1 << 18
+READ_BYTES: Final = 1 << 18
 #: After stdin was closed: most programs leave at once, `sleep` never.
 FAREWELL_S: Final = 1.0
 #: Read after an exit: what a full pipe may hold. A grandchild that still writes cannot keep us.
@@ -153,10 +153,10 @@ def widen_pipe(file: int) -> None:
             raise
 
 
-def read_some(file: int) -> bytes | None:
+def read_some(file: int, most_bytes: int = READ_BYTES) -> bytes | None:
     """What is there; b"": the end; None: nothing yet."""
     try:
-        return os.read(file, _READ_BYTES)
+        return os.read(file, most_bytes)
     except BlockingIOError:
         return None
 

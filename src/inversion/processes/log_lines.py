@@ -5,7 +5,7 @@ A line is cut at 8 KiB and a second's worth at 64 KiB; what is over is counted a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 #: (function, stream, text): observe.logs in the server, a list in a test.
@@ -46,14 +46,21 @@ class LogLines:
             self._drop(data)
             return
         *lines, rest = data.split(b"\n")
-        for line in lines:
+        for number, line in enumerate(lines):
             self._end_line(line)
+            if self._second_bytes >= SECOND_BYTES:
+                self._drop(b"\n".join((*lines[number + 1 :], rest)))
+                return
         self._grow(rest)
 
-    def line(self, text: bytes, now_s: float) -> None:
-        """One whole line that was found among frames."""
+    def lines(self, texts: Sequence[bytes], now_s: float) -> None:
+        """Whole lines that were found among frames."""
         self._turn_second(now_s)
-        self._emit(text)
+        for number, text in enumerate(texts):
+            if self._second_bytes >= SECOND_BYTES:
+                self._dropped_bytes += sum(map(len, texts[number:]))
+                return
+            self._emit(text)
 
     def end(self) -> None:
         """The stream is over: what has no newline is a line too."""
@@ -76,7 +83,7 @@ class LogLines:
     def _drop(self, data: bytes) -> None:
         self._dropped_bytes += len(data) + len(self._partial)
         self._partial = b""
-        self._cut = not data.endswith(b"\n")
+        self._cut = bool(data) and not data.endswith(b"\n")
 
     def _grow(self, piece: bytes) -> None:
         if self._cut or not piece:
@@ -97,9 +104,6 @@ class LogLines:
             self._emit(piece)
 
     def _emit(self, line: bytes) -> None:
-        if self._second_bytes >= SECOND_BYTES:
-            self._dropped_bytes += len(line)
-            return
         self._second_bytes += min(len(line), LINE_BYTES) + 1
         text = line[:LINE_BYTES].decode(errors="replace").rstrip("\r")
         if len(line) > LINE_BYTES:

@@ -8,7 +8,7 @@ KILL), or it exits by itself. Each time `Host.left` comes last, once, when the p
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from time import perf_counter
 from typing import Final, Protocol
@@ -17,6 +17,7 @@ from inversion.config import Channel, Function, HelloRule, Limits
 from inversion.errors import Code, ProcessDied, RuntimeBroken
 from inversion.messages import SILENT, Hello, MessageIn, Turn
 from inversion.processes.child import (
+    READ_BYTES,
     Child,
     Recipe,
     open_pipe,
@@ -35,6 +36,9 @@ from inversion.protocol.roster import Seat
 HELLO_S: Final = 10.0
 #: A process that closed a pipe of the conversation has this long to exit.
 CLOSED_S: Final = 1.0
+#: More log lines than that in one read, and less is read at a time: the loop has others to serve.
+FLOOD_LINES: Final = 256
+FLOOD_READ_BYTES: Final = 4 << 10
 
 
 class Host(Protocol):
@@ -70,6 +74,7 @@ class Worker(Seat):
         self._end = "its process is still there"
         self._head_began_s = 0.0
         self._busy_since_s = 0.0
+        self._flooding = False
         self.dismissed = False  #: it was told to leave
         self.answered = 0
         self.strays = 0
@@ -155,7 +160,7 @@ class Worker(Seat):
     # -- answers in --------------------------------------------------------------------------------------
 
     def _read(self) -> None:
-        data = read_some(self._frames)
+        data = read_some(self._frames, FLOOD_READ_BYTES if self._flooding else READ_BYTES)
         if data:
             self._hear(data)
         elif data is not None:
@@ -177,16 +182,18 @@ class Worker(Seat):
         events = conversation.receive(data)
         settled: list[tuple[Flight, Answered]] = []
         said = False
+        strays = self.strays
         broken: str | None = None
         for event in events:
             if isinstance(event, Answered):
                 settled.append((self._flights.pop(event.id), event))
             elif isinstance(event, Stray):
-                self._stray(event.text, now_s)
+                self._stray(event.lines, now_s)
             elif isinstance(event, Said):
                 said = True
             else:
                 broken = event.reason
+        self._flooding = self.strays - strays > FLOOD_LINES
         if said and self._flights:
             # It could not begin before it was up: starting is not counted as work.
             self._head_began_s = self._busy_since_s = now_s
@@ -216,13 +223,12 @@ class Worker(Seat):
             self.exclusive = False
             self.idle_since_s = now_s
 
-    def _stray(self, text: bytes, now_s: float) -> None:
-        if not text.strip():
-            return
-        self.strays += 1
-        self._stdout.line(text, now_s)
-        if self.strays == 1:
-            self._note('the line above is no frame: kept as a log line; channel = "fd3" keeps them apart')
+    def _stray(self, lines: Sequence[bytes], now_s: float) -> None:
+        first = not self.strays
+        self.strays += len(lines)
+        self._stdout.lines(lines, now_s)
+        if first:
+            self._note('the above is no frame: kept as a log line; channel = "fd3" keeps them apart')
 
     def _learn(self) -> None:
         """Tell the planner what is known of the process."""
@@ -291,6 +297,8 @@ class Worker(Seat):
         self.leaving = True
         self._end = reason
         self._conversation.end()
+        self._outbox.clear()
+        self._unsent = None
         self.child.terminate(perf_counter())
         self._lose_flights(code, {})
 
@@ -328,7 +336,7 @@ class Worker(Seat):
         self._host.left(self)
 
     def _note(self, text: str) -> None:
-        self._stdout.line(f"[{text}]".encode(), perf_counter())
+        self._stdout.lines([f"[{text}]".encode()], perf_counter())
 
     def _sentence(self, what: str) -> str:
         return f"function {self._function.name}: {what}"

@@ -53,6 +53,8 @@ LIFE: Final = {
 }
 
 _HEAD_ID = re.compile(rb'\s*\{.*?"id"\s*:\s*"([^"\\]+)"', re.DOTALL)
+#: A line that begins with anything else is no frame: the lines of a flood are not parsed one by one.
+_MAY_OPEN_A_FRAME: Final = frozenset((b"{", b" ", b"\t", b"\r"))
 _ANSWER_FIELDS: Final = ("response", "error", "state", "delete", "effects", "answers")
 
 
@@ -71,11 +73,11 @@ class Answered:
     result: MessageOut | RuntimeBroken
 
 
-@attrs.frozen(slots=True)
+@attrs.define(slots=True)
 class Stray:
-    """A log line of the function on the channel that frames come on."""
+    """Log lines of the function on the channel that frames come on, one after the other."""
 
-    text: bytes
+    lines: list[bytes]
 
 
 @attrs.frozen(slots=True)
@@ -91,12 +93,13 @@ Event = Said | Answered | Stray | Broken
 class Conversation:
     """What was said between the host and one process. `in_flight` is in the order of sending."""
 
-    __slots__ = ("_buffer", "_function", "_limits", "hello", "in_flight", "life")
+    __slots__ = ("_buffer", "_function", "_limits", "_tolerant", "hello", "in_flight", "life")
 
     def __init__(self, function: Function, limits: Limits) -> None:
         self._function = function
         self._limits = limits
         self._buffer = LineBuffer(limits.frame_bytes)
+        self._tolerant = not function.strict and function.correlate is Correlate.ID
         self.in_flight: dict[str, MessageIn] = {}
         self.life = Life.STARTING
         self.hello: Hello | None = None
@@ -123,12 +126,27 @@ class Conversation:
         events: list[Event] = []
         if self.life is Life.GONE:
             return events
+        strays: list[bytes] | None = None  # those of the last event
         for line in self._buffer.feed(data):
-            event = self._over_long(line) if isinstance(line, OverLong) else self._read(line)
-            events.append(event)
-            if isinstance(event, Broken):
-                self.life = LIFE[self.life, Happening.BROKEN]
-                break
+            if isinstance(line, OverLong):
+                event = self._over_long(line)
+            elif self._tolerant and line[:1] not in _MAY_OPEN_A_FRAME:
+                event = None
+            else:
+                event = self._read(line)
+            if event is not None:
+                strays = None
+                events.append(event)
+                if isinstance(event, Broken):
+                    self.life = LIFE[self.life, Happening.BROKEN]
+                    break
+            elif strays is None:
+                assert isinstance(line, bytes)
+                strays = [line]
+                events.append(Stray(strays))
+            else:
+                assert isinstance(line, bytes)
+                strays.append(line)
         return events
 
     def leave(self) -> None:
@@ -141,7 +159,7 @@ class Conversation:
         self.life = LIFE[self.life, Happening.END]
         return torn_bytes
 
-    def _read(self, line: bytes) -> Event:
+    def _read(self, line: bytes) -> Event | None:
         try:
             cut = json_text.cut_line(line)
         except json_text.NotCut as problem:
@@ -185,12 +203,13 @@ class Conversation:
         self.hello = SILENT
         return SILENT
 
-    def _stray(self, line: bytes) -> Event:
+    def _stray(self, line: bytes) -> Event | None:
+        """None: a log line. It leads nowhere in the table."""
         if self._function.strict:
             return Broken(f"it printed a line that is no frame (strict = true): {_shown(line)}")
-        return Stray(line)
+        return None
 
-    def _malformed(self, line: bytes, problem: str) -> Event:
+    def _malformed(self, line: bytes, problem: str) -> Event | None:
         """Not JSON, or a field of the wrong type: whose answer would it have been?"""
         if self._function.correlate is Correlate.ORDER:
             return Broken(f"it printed a line that is no answer ({problem}): {_shown(line)}")
