@@ -33,6 +33,7 @@ _LOWEST_FILE: Final = 16
 #: A pipe of the kernel's usual maximum: a batch of frames fits into one write.
 _PIPE_BYTES: Final = 1 << 20
 READ_BYTES: Final = 1 << 18
+_STDERR_READ_BYTES: Final = 16 << 10
 #: After stdin was closed: most programs leave at once, `sleep` never.
 FAREWELL_S: Final = 1.0
 #: Read after an exit: what a full pipe may hold. A grandchild that still writes cannot keep us.
@@ -270,7 +271,7 @@ class Child:
             self._stderr = -1
 
     def _drain_stderr(self) -> None:
-        data = read_some(self._stderr)
+        data = read_some(self._stderr, _STDERR_READ_BYTES)
         if data:
             self.stderr.feed(data, perf_counter())
         elif data is not None:

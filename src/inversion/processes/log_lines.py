@@ -15,6 +15,8 @@ LogLine = Callable[[str, str, str], None]
 LINE_BYTES: Final = 8 << 10
 #: A function that prints in a loop must not become the node's main work.
 SECOND_BYTES: Final = 64 << 10
+#: What the shortest line counts for: a log line costs more than its text.
+_LEAST_BYTES: Final = 16
 #: Enough for a traceback's end in a problem body.
 TAIL_BYTES: Final = 4 << 10
 
@@ -104,7 +106,7 @@ class LogLines:
             self._emit(piece)
 
     def _emit(self, line: bytes) -> None:
-        self._second_bytes += min(len(line), LINE_BYTES) + 1
+        self._second_bytes += max(min(len(line), LINE_BYTES) + 1, _LEAST_BYTES)
         text = line[:LINE_BYTES].decode(errors="replace").rstrip("\r")
         if len(line) > LINE_BYTES:
             text += f" [cut at {LINE_BYTES} bytes]"
