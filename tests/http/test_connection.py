@@ -254,6 +254,15 @@ async def test_connection_close_is_answered_and_closed() -> None:
     assert [seen.body for seen in door.calls.seen] == [b"1"]
 
 
+async def test_a_request_without_a_body_can_close_the_connection_too() -> None:
+    async with open_door() as door:
+        client = await door.connect()
+        await client.send(get(b"/errors/bad_json", b"Connection: close") + post(CALL, b"2"))
+        assert (await client.answer()).fields["connection"] == "close"
+        assert await client.at_end()
+    assert door.calls.seen == []
+
+
 async def test_http_1_0_is_kept_open_when_asked() -> None:
     raw = b"POST %b HTTP/1.0\r\nContent-Length: 1\r\n%b\r\n1"
     async with open_door() as door:

@@ -53,6 +53,46 @@ def test_a_repeated_head_means_the_same_with_another_target() -> None:
         parser.parse(b"BREW /d HTTP/1.1\r\n" + fields)
 
 
+def test_lines_that_were_good_in_http_1_0_are_not_taken_as_good_in_http_1_1() -> None:
+    parser = HeadParser(1_000)
+    without_host = b"Connection: keep-alive\r\nContent-Length: 0\r\n\r\n"
+    assert parser.parse(b"POST /a HTTP/1.0\r\n" + without_host).keep_alive
+    with pytest.raises(RequestRefused, match="without a Host"):
+        parser.parse(b"POST /a HTTP/1.1\r\n" + without_host)
+
+
+@pytest.mark.parametrize("body", [b"", b"Content-Length: 0\r\n", b"Content-Length: 1\r\n"])
+@pytest.mark.parametrize(
+    ("version", "lines", "keep_alive"),
+    [
+        (b"1.1", b"", True),
+        (b"1.1", b"Connection: close\r\n", False),
+        (b"1.1", b"Connection: X, Close\r\n", False),
+        (b"1.1", b"Connection: x\r\nConnection: close\r\n", False),
+        (b"1.1", b"Connection: keep-alive, close\r\n", False),
+        (b"1.1", b"Connection: closed\r\n", True),
+        (b"1.0", b"", False),
+        (b"1.0", b"Connection: Keep-Alive\r\n", True),
+        (b"1.0", b"Connection: keep-alive, close\r\n", False),
+    ],
+)
+def test_a_connection_is_kept_as_its_fields_say_with_or_without_a_body(
+    version: bytes, lines: bytes, keep_alive: bool, body: bytes
+) -> None:
+    head = HeadParser(10).parse(b"POST /a HTTP/%b\r\nHost: h\r\n%b%b\r\n" % (version, lines, body))
+    assert head.keep_alive is keep_alive
+
+
+def test_every_request_that_expects_continue_does_so_anew() -> None:
+    parser = HeadParser(1_000)
+    for _ in range(2):
+        head = parser.parse(
+            b"POST /a HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n"
+        )
+        assert head.expects_continue
+        parser.skip(b"1")
+
+
 @pytest.mark.parametrize(
     ("target", "path"),
     [(b"http://h/x", b"/x"), (b"HTTP://h/x", b"/x"), (b"https://h/", b"/")],

@@ -245,7 +245,9 @@ class HeadParser:
         keep_alive = not old
         if not _NOTABLE.isdisjoint(fields):
             if b"connection" in fields:
-                keep_alive = self._parser.should_keep_alive()
+                # Not httptools' should_keep_alive: after a head without a body it has forgotten.
+                options = [option.strip() for option in fields[b"connection"].lower().split(b",")]
+                keep_alive = b"close" not in options and (not old or b"keep-alive" in options)
             if b"transfer-encoding" in fields:
                 if old:
                     raise refused("Transfer-Encoding in HTTP/1.0")
