@@ -1,7 +1,6 @@
-import pytest
 import trio
 
-from inversion.gate import Gate, Walk
+from inversion.gate import Bridge, Gate, GatheredGate, Walk
 
 
 def walked(coroutine):
@@ -62,30 +61,50 @@ def test_awaiting_trio_inside_a_turn_fails_loudly():
     assert "only await a gate" in str(ends[0])
 
 
-async def test_a_gatherer_takes_everything_that_parked_before_it_ran():
-    gate = Gate()
+class Loop:
+    """One that passes when told."""
+
+    def __init__(self):
+        self.calls = []
+
+    def later(self, call):
+        self.calls.append(call)
+
+    def pass_once(self):
+        calls, self.calls = self.calls, []
+        for call in calls:
+            call()
+
+
+def test_a_gatherer_takes_everything_that_parked_before_it_ran():
+    loop = Loop()
+    gate = GatheredGate(loop.later)
     batches = []
 
     async def gatherer():
-        batch = await gate.gather(10)
-        batches.append([walk.item for walk in batch])
-        for walk in batch:
-            walk.resume(None)
+        while True:
+            batch = await gate.gather(10)
+            batches.append([walk.item for walk in batch])
+            for walk in batch:
+                walk.resume(None)
 
     async def turn(n):
         await gate.wait(n)
 
-    with trio.fail_after(5):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(gatherer)
-            await trio.testing.wait_all_tasks_blocked()
-            ends = [walked(turn(n))[1] for n in range(5)]
+    walked(gatherer())
+    ends = [walked(turn(n))[1] for n in range(5)]
+    assert batches == []
+    loop.pass_once()
     assert batches == [[0, 1, 2, 3, 4]]
     assert ends == [[None]] * 5
+    walked(turn(5))
+    loop.pass_once()
+    assert batches[1:] == [[5]]
 
 
-async def test_what_one_gatherer_leaves_the_next_one_takes():
-    gate = Gate()
+def test_what_one_gatherer_leaves_the_next_one_takes():
+    loop = Loop()
+    gate = GatheredGate(loop.later)
     batches = []
 
     async def gatherer():
@@ -94,15 +113,49 @@ async def test_what_one_gatherer_leaves_the_next_one_takes():
     async def turn():
         await gate.wait(None)
 
+    walked(gatherer())
+    walked(gatherer())
+    walks = [walked(turn())[0] for _ in range(5)]
+    loop.pass_once()
+    assert batches == [3, 2]
+    for walk in walks:
+        walk.throw(RuntimeError("over"))
+
+
+def test_a_gatherer_that_comes_late_finds_what_waits():
+    gate = GatheredGate(Loop().later)
+
+    async def turn():
+        await gate.wait(1)
+
+    got = []
+
+    async def gatherer():
+        got.extend(await gate.gather(9))
+
+    walked(turn())
+    walked(gatherer())
+    assert [walk.item for walk in got] == [1]
+
+
+async def test_a_bridge_brings_back_what_a_trio_task_returns_or_raises():
+    seen = []
+
+    async def in_trio(n):
+        await trio.lowlevel.checkpoint()
+        if n < 0:
+            raise ValueError(n)
+        return n * 2
+
+    async def turn(bridge):
+        seen.append(await bridge.run(in_trio, 21))
+        await bridge.run(in_trio, -1)
+
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(gatherer)
-            nursery.start_soon(gatherer)
-            await trio.testing.wait_all_tasks_blocked()
-            walks = [walked(turn()) for _ in range(5)]
-    assert sorted(batches) == [2, 3]
-    for walk, _ in walks:
-        walk.throw(RuntimeError("over"))
+            _, ends = walked(turn(Bridge(nursery)))
+    assert seen == [42]
+    assert isinstance(ends[0], ValueError)
 
 
 def test_withdraw_throws_only_into_what_is_gone():
@@ -119,8 +172,3 @@ def test_withdraw_throws_only_into_what_is_gone():
     assert [walk.item for walk in gate.waiting] == [1, 3]
     for walk in gate.take(10):
         walk.resume(None)
-
-
-@pytest.fixture(autouse=True)
-def _trio_testing():
-    import trio.testing  # noqa: F401  (trio imports it lazily)

@@ -18,6 +18,7 @@ The modules in reading order. A module imports only what stands above it in this
     observe.logs        the only door to structlog
     observe.metrics     the only door to prometheus
     gate                where a turn parks until a gatherer resumes it
+    watch               one epoll for all pipes, exits and sockets; how a walk waits for a file
     transition          THE STRAIGHT LINE: one turn, six steps, one screen
     mailbox             one queue per entity; starts the next turn
     calls               admission: makes a request of a call and waits for its answer
@@ -31,7 +32,6 @@ The modules in reading order. A module imports only what stands above it in this
     state.resolver      unknown outcomes
     state.committer     gathers commits into one statement
     state.store         loads and commits in batches
-    processes.watch     one epoll for all children's pipes and exits
     processes.log_lines what a child prints that is no frame
     processes.child     one OS process
     processes.flight    a message on its way through a process

@@ -35,6 +35,7 @@ from inversion.processes.supervisor import Pool, Supervisor
 from inversion.state.migrate import SchemaError, migrate
 from inversion.state.postgres import ConnectionLost, StatementFailed, UnfitServer
 from inversion.state.store import PostgresStore
+from inversion.watch import Watch
 
 #: How often deadlines are looked at: fine enough for a person, 1 % of a core at full queues.
 SWEEP_INTERVAL_S: Final = 0.05
@@ -84,9 +85,10 @@ async def serve(
 ) -> None:
     """Run one node until it has drained. Raises StartError when it cannot start."""
     try:
-        async with trio.open_nursery() as nursery:
-            await _Node(config, options, nursery).run(on_started)
-            nursery.cancel_scope.cancel()
+        with contextlib.closing(Watch()) as watch:
+            async with trio.open_nursery() as nursery:
+                await _Node(config, options, watch, nursery).run(on_started)
+                nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         raise _start_error(group) or group from None
 
@@ -94,7 +96,7 @@ async def serve(
 class _Node:
     """Everything one node consists of."""
 
-    def __init__(self, config: Config, options: Options, nursery: trio.Nursery):
+    def __init__(self, config: Config, options: Options, watch: Watch, nursery: trio.Nursery):
         self._config = config
         self._options = options
         self._nursery = nursery
@@ -102,11 +104,13 @@ class _Node:
         self._doors_closed = trio.Event()
         self._servers: Sequence[Server] = ()
         self._counters = Counters.of(config.functions)
-        self._supervisor = Supervisor(config, logs.function_line)
+        self._watch = watch
+        self._supervisor = Supervisor(config, logs.function_line, self._watch)
 
     async def run(self, on_started: Callable[[Started], None]) -> None:
         self._nursery.start_soon(self._heed_signals)
         with contextlib.ExitStack() as closing:
+            self._nursery.start_soon(self._watch.run)
             await self._serve(self._listen(closing), on_started)
 
     async def _serve(self, listeners: Sequence[Listener], on_started: Callable[[Started], None]) -> None:

@@ -1,16 +1,16 @@
 """Where a turn parks until a gatherer resumes it.
 
-A turn is a plain coroutine that trio never sees. `await gate.wait(item)` yields (gate, item) to the
-`Walk` that drives the coroutine; the walk is parked at the gate. A gatherer (a trio task at the other
-side) takes everything that waits there, does one statement or one write for all of it, and resumes each
-walk with `resume(value)` or `throw(error)`. No task and no Event per step.
-An item that can be served at once should not be parked at all: `wait` costs about a microsecond.
+A turn is a plain coroutine that trio never sees. `await gate.wait(item)` yields (gate, item) to the `Walk`
+that drives the coroutine; the walk is parked at the gate. A gatherer at the other side takes everything
+that waits there, does one statement or one write for all of it, and resumes each walk with
+`resume(value)` or `throw(error)`. No task and no Event per step; connections and gatherers are walks too.
+An item that can be served at once should not be parked: `wait` costs about a microsecond.
 """
 
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Generic, TypeVar
 
 import trio
@@ -65,11 +65,10 @@ class _Parking:
 
 
 class Gate(Generic[ItemT, ResultT]):
-    """A place to wait. `wait` is the turn's side; `gather`, `take` and `waiting` the gatherer's."""
+    """A place to wait. `wait` is the turn's side; `take`, `waiting` and `withdraw` the gatherer's."""
 
     def __init__(self) -> None:
         self.waiting: list[Walk[ItemT, ResultT]] = []
-        self._gatherers = trio.lowlevel.ParkingLot()
 
     @types.coroutine
     def wait(self, item: ItemT) -> Generator[object, ResultT, ResultT]:
@@ -78,26 +77,13 @@ class Gate(Generic[ItemT, ResultT]):
 
     def park(self, walk: Walk[ItemT, ResultT]) -> None:
         self.waiting.append(walk)
-        if self._gatherers:
-            self._gatherers.unpark()
-
-    async def gather(self, most: int) -> list[Walk[ItemT, ResultT]]:
-        """Wait until something is parked, then take up to `most` walks, oldest first.
-
-        What parks between the wake-up and the task's turn to run comes along: no linger timer.
-        """
-        while not self.waiting:
-            await self._gatherers.park()
-        return self.take(most)
 
     def take(self, most: int) -> list[Walk[ItemT, ResultT]]:
-        """Take up to `most` walks now, perhaps none."""
+        """Take up to `most` walks now, oldest first; perhaps none."""
         if len(self.waiting) <= most:
             taken, self.waiting = self.waiting, []
         else:
             taken, self.waiting = self.waiting[:most], self.waiting[most:]
-            if self._gatherers:
-                self._gatherers.unpark()
         return taken
 
     def withdraw(self, gone: Callable[[ItemT], bool], error: Callable[[], Exception]) -> None:
@@ -107,3 +93,71 @@ class Gate(Generic[ItemT, ResultT]):
             self.waiting = [walk for walk in self.waiting if not gone(walk.item)]
             for walk in leaving:
                 walk.throw(error())
+
+
+class GatheredGate(Gate[ItemT, ResultT]):
+    """A gate whose gatherers are walks too. `later` calls something when this loop pass has run the rest."""
+
+    def __init__(self, later: Callable[[Callable[[], None]], None]) -> None:
+        super().__init__()
+        self._later = later
+        self._due = False  #: gatherers will be called
+        self._gatherers: Gate[None, None] = Gate()
+
+    def park(self, walk: Walk[ItemT, ResultT]) -> None:
+        self.waiting.append(walk)
+        self._call_gatherers()
+
+    async def gather(self, most: int) -> list[Walk[ItemT, ResultT]]:
+        """Wait until something is parked, then take up to `most` walks.
+
+        What parks in the same loop pass comes along: no linger timer.
+        """
+        while not self.waiting:
+            await self._gatherers.wait(None)
+        taken = self.take(most)
+        self._call_gatherers()
+        return taken
+
+    def _call_gatherers(self) -> None:
+        if self.waiting and self._gatherers.waiting and not self._due:
+            self._due = True
+            self._later(self._wake)
+
+    def _wake(self) -> None:
+        self._due = False
+        while self.waiting and self._gatherers.waiting:
+            self._gatherers.take(1)[0].resume(None)
+
+
+class Bridge:
+    """Lets a walk wait for something that only trio can do: it runs as a task of `nursery`."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+
+    async def run(self, function: Callable[..., Awaitable[ResultT]], *args: object) -> ResultT:
+        """Await `function(*args)` in a trio task; its result or its exception comes back here."""
+        gate: _Crossing[ResultT] = _Crossing(self._nursery, function, args)
+        return await gate.wait(None)
+
+
+class _Crossing(Gate[None, ResultT]):
+    def __init__(
+        self, nursery: trio.Nursery, function: Callable[..., Awaitable[ResultT]], args: tuple[object, ...]
+    ) -> None:
+        super().__init__()
+        self._nursery = nursery
+        self._function = function
+        self._args = args
+
+    def park(self, walk: Walk[None, ResultT]) -> None:
+        self._nursery.start_soon(self._cross, walk)
+
+    async def _cross(self, walk: Walk[None, ResultT]) -> None:
+        try:
+            result = await self._function(*self._args)
+        except Exception as error:
+            walk.throw(error)
+        else:
+            walk.resume(result)

@@ -15,6 +15,7 @@ from inversion.config import Config, Function, Limits
 from inversion.gate import Walk
 from inversion.messages import MessageIn, MessageOut, Request, State, Turn
 from inversion.processes.supervisor import Supervisor
+from inversion.watch import Watch
 from plain import a_request, a_turn
 
 NO_STATE_YET = State(value=None, version=0, turn=None)
@@ -43,7 +44,8 @@ class Serving:
 
     def __init__(self, config: Config) -> None:
         self.logs: list[tuple[str, str, str]] = []
-        self.supervisor = Supervisor(config, self._log)
+        self.watch = Watch()
+        self.supervisor = Supervisor(config, self._log, self.watch)
         self._logged = trio.Event()
         self._numbers = iter(range(1, 1_000_000))
 
@@ -96,6 +98,7 @@ async def serving(*functions: Function, limits: Limits | None = None) -> AsyncIt
     served = Serving(Config({function.name: function for function in functions}, limits or Limits()))
     with trio.fail_after(15):
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(served.watch.run)
             await nursery.start(served.supervisor.run)
             nursery.start_soon(_sweep, served.supervisor)
             yield served

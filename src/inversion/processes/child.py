@@ -24,7 +24,7 @@ import attrs
 
 from inversion.config import Function
 from inversion.processes.log_lines import LogLine, LogLines
-from inversion.processes.watch import Watch
+from inversion.watch import Watch
 
 #: What a child sees of our environment: never PG*, DATABASE_URL or INVERSION_*.
 _INHERITED: Final = frozenset({"PATH", "HOME", "LANG", "TZ", "TMPDIR", "USER"})

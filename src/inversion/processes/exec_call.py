@@ -31,7 +31,7 @@ from inversion.processes.child import (
 )
 from inversion.processes.flight import Flight
 from inversion.processes.log_lines import TAIL_BYTES, LogLine
-from inversion.processes.watch import WRITABLE, Watch
+from inversion.watch import WRITABLE, Watch
 
 
 class _Part:

@@ -20,7 +20,7 @@ from inversion.processes.exec_call import ExecCall
 from inversion.processes.flight import Flight
 from inversion.processes.lines_mode import ProcessView
 from inversion.processes.log_lines import LogLine
-from inversion.processes.watch import Watch
+from inversion.watch import Watch
 
 #: Started in one loop pass; each takes half a millisecond that others wait for.
 _STARTS_AT_ONCE: Final = 4

@@ -21,9 +21,9 @@ from inversion.messages import SILENT, Hello, MessageIn, Turn
 from inversion.processes.child import CannotStart, Recipe
 from inversion.processes.flight import Flight
 from inversion.processes.log_lines import LogLine
-from inversion.processes.watch import Watch
 from inversion.processes.worker import Worker
 from inversion.protocol.roster import Roster
+from inversion.watch import Watch
 
 #: Between two starts that only keep `processes.min`; doubled after each death without an answer.
 _FIRST_PAUSE_S: Final = 0.1

@@ -1,4 +1,4 @@
-"""The nursery of the process wing: a pool for each function, one watch for all their children.
+"""The process wing: a pool for each function. `watch` serves their pipes and exits.
 
     run starts the pools, serves until it is cancelled, then kills and reaps whatever is left
     sweep is called every 50 ms: function timeouts, farewells, idle and missing processes
@@ -20,7 +20,7 @@ from inversion.processes.child import keep_files_private
 from inversion.processes.exec_mode import ExecPool
 from inversion.processes.lines_mode import LinesPool
 from inversion.processes.log_lines import LogLine
-from inversion.processes.watch import Watch
+from inversion.watch import Watch
 
 Pool = LinesPool | ExecPool
 
@@ -41,8 +41,8 @@ class Report(NamedTuple):
 class Supervisor:
     """Owns every child of the node's functions."""
 
-    def __init__(self, config: Config, log_line: LogLine) -> None:
-        self._watch = Watch()
+    def __init__(self, config: Config, log_line: LogLine, watch: Watch) -> None:
+        self._watch = watch
         self.pools: Mapping[str, Pool] = {
             name: _pool(function, config.limits, self._watch, log_line)
             for name, function in config.functions.items()
@@ -54,13 +54,11 @@ class Supervisor:
         try:
             for pool in self.pools.values():
                 pool.start()
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._watch.run)
-                task_status.started()
+            task_status.started()
+            await trio.sleep_forever()
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + _REAP_S):
                 await self._end()
-            self._watch.close()
 
     def sweep(self, now_s: float) -> None:
         """Every 50 ms, with the time of perf_counter."""

@@ -28,9 +28,9 @@ from inversion.processes.child import (
 )
 from inversion.processes.flight import Flight
 from inversion.processes.log_lines import LogLine, LogLines
-from inversion.processes.watch import WRITABLE, Watch
 from inversion.protocol.conversation import Answered, Conversation, Life, Said, Stray
 from inversion.protocol.roster import Seat
+from inversion.watch import WRITABLE, Watch
 
 #: After that a process that may say hello is taken for silent.
 HELLO_S: Final = 10.0
