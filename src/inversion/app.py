@@ -183,7 +183,12 @@ class _Node:
         sources = Sources(self._not_ready, metrics.text, self._function_reports)
         admin = partial(Admin, calls, sources, token=self._options.admin_token)
         self._servers = [
-            Server(application, body_bytes=limits.body_bytes, connections=limits.connections)
+            Server(
+                application,
+                watch=self._watch,
+                body_bytes=limits.body_bytes,
+                connections=limits.connections,
+            )
             for application in (
                 Ingress(calls, read_state=self._options.dev or self._config.http.read_state),
                 admin(),

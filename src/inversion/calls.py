@@ -11,11 +11,10 @@ from collections.abc import Mapping
 from time import gmtime, perf_counter, strftime, time
 from typing import Final, Protocol
 
-import trio
-
 from inversion import json_text
 from inversion.config import Config, Function, Mode
-from inversion.errors import Code, InversionError, Outcome, RequestRefused
+from inversion.errors import Code, Outcome, RequestRefused
+from inversion.gate import DirectGate, Walk
 from inversion.ids import new_id, new_seed
 from inversion.mailbox import Pool, PostOffice
 from inversion.messages import Address, Hello, Request, Response, State
@@ -29,36 +28,30 @@ class SpokenPool(Pool, Protocol):
 
 
 class StateReader(Protocol):
-    async def read_state(self, address: Address) -> State: ...
+    async def read_state(self, address: Address, deadline_s: float) -> State: ...
 
 
 class _Caller:
-    """The trio task that waits for one answer."""
+    """The walk that waits for one answer."""
 
-    __slots__ = ("_parked", "_task", "response")
+    __slots__ = ("_walk", "response")
 
     def __init__(self) -> None:
-        self._task = trio.lowlevel.current_task()
-        self._parked = False
+        self._walk: Walk[_Caller, Response] | None = None
         self.response: Response | None = None
 
     def respond(self, response: Response) -> None:
-        self.response = response
-        if self._parked:
-            self._parked = False
-            trio.lowlevel.reschedule(self._task)
+        walk, self._walk = self._walk, None
+        if walk is None:
+            self.response = response
+        else:
+            walk.resume(response)
 
-    async def wait(self) -> Response:
-        """The answer. A cancelled caller goes; its request runs on to its commit."""
-        if self.response is None:
-            self._parked = True
-            await trio.lowlevel.wait_task_rescheduled(self._leave)
-        assert self.response is not None
-        return self.response
+    def board(self, walk: Walk[_Caller, Response]) -> None:
+        self._walk = walk
 
-    def _leave(self, _raise_cancel: object) -> trio.lowlevel.Abort:
-        self._parked = False
-        return trio.lowlevel.Abort.SUCCEEDED
+
+_ANSWERS: Final[DirectGate[_Caller, Response]] = DirectGate()
 
 
 class Calls:
@@ -125,7 +118,7 @@ class Calls:
             respond=caller.respond,
         )
         self._office.post(request)
-        response = await caller.wait()
+        response = caller.response or await _ANSWERS.wait(caller)
         counted = self._counters.functions[function]
         error = response.error
         if error is not None:
@@ -139,11 +132,7 @@ class Calls:
     async def read_state(self, function: str, key: str) -> State:
         """The newest committed state of an entity. Raises InversionError when the database is away."""
         found = self.function(function)
-        with trio.move_on_after(found.timeout_s):
-            return await self._states.read_state(Address(function, key))
-        raise InversionError(
-            Code.DATABASE_UNAVAILABLE, "the database did not answer in time", retry_after_s=1
-        )
+        return await self._states.read_state(Address(function, key), perf_counter() + found.timeout_s)
 
     def _admit(self, function: Function, handler: str, body: bytes) -> bytes:
         hello = self._pools[function.name].hello

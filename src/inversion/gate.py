@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from typing import Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import trio
 
@@ -93,6 +93,22 @@ class Gate(Generic[ItemT, ResultT]):
             self.waiting = [walk for walk in self.waiting if not gone(walk.item)]
             for walk in leaving:
                 walk.throw(error())
+
+
+class Boarder(Protocol):
+    """An item that keeps the walk that waits with it."""
+
+    def board(self, walk: Walk[Any, Any]) -> None: ...
+
+
+BoarderT = TypeVar("BoarderT", bound=Boarder)
+
+
+class DirectGate(Gate[BoarderT, ResultT]):
+    """Each item resumes its own walk, in any order, and no list is searched for it."""
+
+    def park(self, walk: Walk[BoarderT, ResultT]) -> None:
+        walk.item.board(walk)
 
 
 class GatheredGate(Gate[ItemT, ResultT]):

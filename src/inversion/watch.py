@@ -16,7 +16,7 @@ from typing import Final
 
 import trio
 
-from inversion.gate import Gate, Walk
+from inversion.gate import DirectGate, Walk
 
 READABLE: Final = select.EPOLLIN
 WRITABLE: Final = select.EPOLLOUT
@@ -153,7 +153,9 @@ class Readiness:
     def close(self) -> None:
         """Before the file is closed. A walk that waits is let go of, unresumed."""
         self._walk = None
-        self._watch.remove(self._file)
+        if self._file >= 0:
+            self._watch.remove(self._file)
+            self._file = -1  # the number may be another's when this is called again
 
     def board(self, walk: Walk[object, None]) -> None:
         self._walk = walk
@@ -171,11 +173,4 @@ class Readiness:
             walk.resume(None)
 
 
-class _Waiting(Gate[Readiness, None]):
-    """Each file knows its own walk."""
-
-    def park(self, walk: Walk[Readiness, None]) -> None:
-        walk.item.board(walk)  # type: ignore[arg-type]
-
-
-_WAITING: Final = _Waiting()
+_WAITING: Final[DirectGate[Readiness, None]] = DirectGate()

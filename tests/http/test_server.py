@@ -10,10 +10,12 @@ import trio
 import trio.testing
 from front_door import CallsDouble, Client, EndOfAnswers, Seen, open_door, post
 
+from inversion.gate import Bridge
 from inversion.http.connection import Deadlines
 from inversion.http.routes import Ingress
 from inversion.http.server import CannotListen, Server, open_tcp, open_unix
 from inversion.messages import Response
+from inversion.watch import Watch
 
 CALL = b"/v1/call/cart/k"
 
@@ -131,7 +133,8 @@ async def test_a_drain_answers_what_was_read_and_lets_the_idle_go() -> None:
         return Response(body=b"1")
 
     calls = CallsDouble(wait)
-    server = Server(Ingress(calls, read_state=True), body_bytes=1_000, connections=10)
+    watch = Watch()
+    server = Server(Ingress(calls, read_state=True), watch=watch, body_bytes=1_000, connections=10)
     listener = open_tcp("127.0.0.1", 0)
 
     async def serve(task_status: trio.TaskStatus[None]) -> None:
@@ -140,6 +143,8 @@ async def test_a_drain_answers_what_was_read_and_lets_the_idle_go() -> None:
 
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
+            calls.bridge = Bridge(nursery)
+            nursery.start_soon(watch.run)
             await nursery.start(serve)
             busy = Client(await trio.open_tcp_stream("127.0.0.1", listener.port))
             idle = Client(await trio.open_tcp_stream("127.0.0.1", listener.port))
@@ -164,6 +169,8 @@ async def test_a_drain_answers_what_was_read_and_lets_the_idle_go() -> None:
             for client in (busy, idle, partial):
                 await client.aclose()
             await ended.wait()
+            nursery.cancel_scope.cancel()
+    watch.close()
     assert calls.finished == 2
 
 

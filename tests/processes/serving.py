@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import textwrap
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from time import perf_counter
 
@@ -96,7 +96,7 @@ class Serving:
 async def serving(*functions: Function, limits: Limits | None = None) -> AsyncIterator[Serving]:
     """Run a supervisor for these functions, under a timeout, with its sweep every 10 ms."""
     served = Serving(Config({function.name: function for function in functions}, limits or Limits()))
-    with trio.fail_after(15):
+    with closing(served.watch), trio.fail_after(15):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(served.watch.run)
             await nursery.start(served.supervisor.run)

@@ -1,10 +1,10 @@
-"""One connection: a socket, one task, requests answered in order.
+"""One connection: a socket, one walk, requests answered in order.
 
 Read a request, answer it, read the next: nothing is read while an answer is awaited, so what a client
-pipelines waits in the kernel. The socket is driven without a stream, a nursery or a cancel scope: the
-server's sweeper ends a *wait* for the socket (`interrupt`) when `deadline_s` has passed, a drain does when
-the connection is idle. A task that waits for an answer instead is not touched: a call that was begun
-goes on although its client went away.
+pipelines waits in the kernel. The walk waits for its socket through the watch, or at a gate for an answer;
+trio has no task for it. The server's sweeper ends a *wait* for the socket (`interrupt`) when `deadline_s`
+has passed, a drain does when the connection is idle. A walk that waits for an answer instead is not
+touched: a call that was begun goes on although its client went away.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ from time import monotonic
 from typing import Final, Protocol
 
 import attrs
-import trio
-from trio.lowlevel import wait_readable, wait_writable
 
 from inversion.errors import Code, InversionError, Outcome, RequestRefused
 from inversion.http.framing import (
@@ -33,6 +31,7 @@ from inversion.http.framing import (
     refused,
 )
 from inversion.observe.logs import get_logger
+from inversion.watch import Interrupted, Readiness, Watch
 
 _log = get_logger("http")
 
@@ -103,6 +102,7 @@ class Service:
     """What all connections of one server share."""
 
     application: Application
+    watch: Watch
     body_bytes: int
     deadlines: Deadlines
     counters: Counters = attrs.field(factory=Counters)
@@ -122,12 +122,13 @@ class Phase(Enum):
 
 
 class Connection:
-    """See the module. `run` is the task; the server's sweeper uses the rest."""
+    """See the module. `run` is the walk; the server uses the rest."""
 
     __slots__ = (
         "_buffer",
         "_heads",
         "_position",
+        "_ready",
         "_service",
         "_socket",
         "deadline_s",
@@ -137,6 +138,7 @@ class Connection:
     def __init__(self, sock: socket.socket, service: Service) -> None:
         self._socket = sock  #: non-blocking, ours to close
         self._service = service
+        self._ready = Readiness(service.watch, sock.fileno())
         self._heads = HeadParser(service.body_bytes)
         self._buffer = b""  #: what was read; requests before `_position` are done
         self._position = 0
@@ -144,10 +146,10 @@ class Connection:
         self.deadline_s = inf  #: monotonic
 
     async def run(self) -> None:
-        """Serve until one side has had enough. Raises only Cancelled."""
+        """Serve until one side has had enough. Raises nothing."""
         try:
             await self._converse()
-        except trio.ClosedResourceError:
+        except Interrupted:
             self._say_too_slow()
         except OSError:
             # The client is gone; what it asked for has been done, or was never complete.
@@ -155,13 +157,18 @@ class Connection:
         except Exception:
             _log.exception("a connection met a bug")
         finally:
-            # No task waits on the descriptor any more: the one that could was this one.
-            self._socket.close()
-            self._heads.close()
+            self.close()
 
     def interrupt(self) -> None:
-        """End the wait for the socket, if the task is in one: its deadline passed, or the server drains."""
-        trio.lowlevel.notify_closing(self._socket)
+        """End the wait for the socket, if the walk is in one: its deadline passed, or the server drains."""
+        self._ready.interrupt()
+
+    def close(self) -> None:
+        """The end, at once; a walk that waits is not resumed any more."""
+        self._ready.close()  # lets go of the walk, whose own end calls this again
+        if self._socket.fileno() >= 0:
+            self._socket.close()
+            self._heads.close()
 
     def turn_away(self, error: InversionError) -> None:
         """In place of `run`: one answer, as far as it fits into the socket, and the end."""
@@ -169,8 +176,7 @@ class Connection:
             self._send_now(self._service.application.refuse(error))
             self._socket.shutdown(socket.SHUT_WR)
             self._socket.recv(_READ_BYTES)  # left unread, it would reset the connection
-        self._socket.close()
-        self._heads.close()
+        self.close()
 
     async def _converse(self) -> None:
         service = self._service
@@ -257,7 +263,7 @@ class Connection:
                 raise head_too_large(buffer)
             try:
                 data = await self._read(_READ_BYTES)
-            except trio.ClosedResourceError:
+            except Interrupted:
                 if self.phase is Phase.IDLE:
                     return -1
                 raise
@@ -314,8 +320,8 @@ class Connection:
         """Wait first: rarely is something there already, and a flooding client must not hold the loop."""
         while True:
             try:
-                await wait_readable(self._socket)
-            except trio.ClosedResourceError:
+                await self._ready.readable()
+            except Interrupted:
                 with contextlib.suppress(BlockingIOError):
                     return self._socket.recv(most)  # it came just in time
                 raise
@@ -350,7 +356,7 @@ class Connection:
             except BlockingIOError:
                 self.phase = Phase.SEND
                 self.deadline_s = monotonic() + self._service.deadlines.send_s
-                await wait_writable(self._socket)
+                await self._ready.writable()
         self.phase, self.deadline_s = phase, deadline_s
 
     def _say_too_slow(self) -> None:

@@ -14,6 +14,7 @@ import socket
 import stat
 from collections.abc import Sequence
 from email.utils import formatdate
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Final
@@ -22,8 +23,10 @@ import attrs
 import trio
 
 from inversion.errors import Code, RequestRefused
+from inversion.gate import Walk
 from inversion.http.connection import Application, Connection, Counters, Deadlines, Phase, Service
 from inversion.observe.logs import get_logger
+from inversion.watch import Watch
 
 _log = get_logger("http")
 
@@ -147,13 +150,15 @@ class Server:
         self,
         application: Application,
         *,
+        watch: Watch,
         body_bytes: int,
         connections: int,
         deadlines: Deadlines | None = None,
     ) -> None:
         self._most = connections
-        self._service = Service(application, body_bytes, deadlines or Deadlines())
+        self._service = Service(application, watch, body_bytes, deadlines or Deadlines())
         self._connections: set[Connection] = set()
+        self._gone = trio.Event()  #: the last connection has ended
         self._accepting = trio.CancelScope()
         shortest_s = min(attrs.astuple(self._service.deadlines))
         self._sweep_s = min(_SWEEP_S, shortest_s / 4)
@@ -172,29 +177,33 @@ class Server:
     ) -> None:
         """Accept and answer until `drain`; returns when nobody is left. Closes the listener."""
         self._set_date()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._sweep)
-            try:
-                async with trio.open_nursery() as connections:
-                    with self._accepting:
-                        async with trio.open_nursery() as acceptors:
-                            for sock in listener.sockets:
-                                acceptors.start_soon(self._accept, sock, connections)
-                            task_status.started()
-                    listener.close()
-            finally:
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._sweep)
+                with self._accepting:
+                    async with trio.open_nursery() as acceptors:
+                        for sock in listener.sockets:
+                            acceptors.start_soon(self._accept, sock)
+                        task_status.started()
                 listener.close()
-            nursery.cancel_scope.cancel()
+                while self._connections:
+                    self._gone = trio.Event()
+                    await self._gone.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            listener.close()
+            for connection in self._connections:
+                connection.close()
 
     def drain(self) -> None:
         """Accept no more, let idle clients go, answer the rest with `Connection: close`."""
         self._service.draining = True
         self._accepting.cancel()
-        for connection in self._connections:
+        for connection in tuple(self._connections):
             if connection.phase is Phase.IDLE:
                 connection.interrupt()
 
-    async def _accept(self, listening: socket.socket, connections: trio.Nursery) -> None:
+    async def _accept(self, listening: socket.socket) -> None:
         while True:
             await trio.lowlevel.wait_readable(listening)
             for _ in range(_ACCEPTS_PER_PASS):
@@ -213,22 +222,25 @@ class Server:
                 if len(self._connections) >= self._most:
                     self._turn_away(sock)
                 else:
-                    connection = Connection(sock, self._service)
-                    self._connections.add(connection)
-                    connections.start_soon(self._run, connection)
+                    self._begin(Connection(sock, self._service))
 
-    async def _run(self, connection: Connection) -> None:
-        counters = self.counters
-        counters.connections_total += 1
-        counters.connections_open += 1
-        try:
-            await connection.run()
-        finally:
-            counters.connections_open -= 1
-            self._connections.discard(connection)
+    def _begin(self, connection: Connection) -> None:
+        self._connections.add(connection)
+        self.counters.connections_total += 1
+        self.counters.connections_open += 1
+        walk: Walk[object, object] = Walk(connection.run(), partial(self._ended, connection))
+        walk.start()
+
+    def _ended(self, connection: Connection, error: Exception | None) -> None:
+        if error is not None:
+            _log.error("a connection ended with a bug", exc_info=error)
+        self.counters.connections_open -= 1
+        self._connections.discard(connection)
+        if not self._connections:
+            self._gone.set()
 
     def _turn_away(self, sock: socket.socket) -> None:
-        """Over the limit: one answer, as far as it fits, and no task."""
+        """Over the limit: one answer, as far as it fits, and no walk."""
         self.counters.connections_refused += 1
         error = RequestRefused(
             Code.QUEUE_FULL, f"this server has {self._most} connections, its limit", retry_after_s=1
