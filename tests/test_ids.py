@@ -1,6 +1,6 @@
 import uuid
 
-from inversion.ids import new_id, new_id_bytes, new_seed
+from inversion.ids import new_id, new_seed, new_turn_id
 
 
 def test_ids_are_uuids_of_version_7_that_sort_by_birth():
@@ -13,5 +13,5 @@ def test_ids_are_uuids_of_version_7_that_sort_by_birth():
 
 
 def test_turn_ids_are_sixteen_bytes_and_seeds_differ():
-    assert {len(new_id_bytes()) for _ in range(1000)} == {16}
+    assert {len(new_turn_id()) for _ in range(1000)} == {16}
     assert len({new_seed() for _ in range(5000)}) == 5000

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from time import gmtime, perf_counter, strftime, time
+from time import gmtime, perf_counter, strftime, time_ns
 from typing import Final, Protocol
 
 from inversion import json_text
@@ -94,7 +94,7 @@ class Calls:
     ) -> tuple[str, Response]:
         """Run one call through the six steps: (request id, response). Raises RequestRefused at the door."""
         received_s = perf_counter()
-        now_unix_s = time()
+        now_ms = time_ns() // 1_000_000
         found = self.function(function)
         if self.draining:
             raise RequestRefused(Code.DRAINING, "this node is shutting down; try another", retry_after_s=1)
@@ -111,8 +111,8 @@ class Calls:
             received_s=received_s,
             deadline_s=received_s + allowed_s,
             caller_timeout_s=timeout_s,
-            now=rfc3339(now_unix_s),
-            deadline=rfc3339(now_unix_s + allowed_s),
+            now=rfc3339(now_ms),
+            deadline=rfc3339(now_ms + int(allowed_s * 1_000)),
             seed=new_seed(),
             trace=trace,
             respond=caller.respond,
@@ -148,17 +148,18 @@ class Calls:
         return checked
 
 
-def rfc3339(unix_s: float) -> str:
+def rfc3339(unix_ms: int) -> str:
     """A time as `ctx.now` and `ctx.deadline` carry it: UTC, milliseconds, `Z`."""
-    second = int(unix_s)
-    text = _seconds.get(second)
+    text = _times.get(unix_ms)
     if text is None:
-        if len(_seconds) >= _MAX_SECONDS:
-            _seconds.clear()
-        text = _seconds[second] = strftime("%Y-%m-%dT%H:%M:%S", gmtime(second))
-    return f"{text}.{int((unix_s - second) * 1000):03d}Z"
+        if len(_times) >= _MOST_TIMES:
+            _times.clear()
+        second, millisecond = divmod(unix_ms, 1_000)
+        text = f"{strftime('%Y-%m-%dT%H:%M:%S', gmtime(second))}.{millisecond:03d}Z"
+        _times[unix_ms] = text
+    return text
 
 
-#: Formatting the date costs more than all the rest of a request's admission; seconds repeat.
-_MAX_SECONDS: Final = 256
-_seconds: dict[int, str] = {}
+#: Many requests share a millisecond, and putting it into words costs more than their ids.
+_MOST_TIMES: Final = 256
+_times: dict[int, str] = {}

@@ -94,7 +94,10 @@ class Turn:
     @property
     def abandoned(self) -> bool:
         """A member was answered already (its deadline passed)."""
-        return any(request.answered for request in self.requests)
+        for request in self.requests:  # noqa: SIM110 (twice a turn: the generator would cost the most)
+            if request.answered:
+                return True
+        return False
 
     @property
     def forsaken(self) -> bool:
@@ -166,7 +169,7 @@ class Response:
     version: int | None = None
     error: InversionError | None = None
     function_error: FunctionError | None = None
-    timings: Sequence[tuple[Step, float]] = ()  #: seconds spent in each step
+    marks: Sequence[float] = ()  #: when each of the turn's finished steps ended, in their order
 
 
 @attrs.frozen(slots=True)

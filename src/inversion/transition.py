@@ -8,15 +8,12 @@ requests. Until step 5 is sent nothing has happened, so a turn may be run again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from time import perf_counter
-from typing import Final, Protocol
+from typing import Protocol
 
 from inversion.errors import Abandoned, RetryAsked
-from inversion.messages import MessageIn, MessageOut, Request, Response, State, Step, Stored, Turn
+from inversion.messages import MessageIn, MessageOut, Response, State, Step, Stored, Turn
 from inversion.protocol.verdict import retry_asked
-
-_TIMED_STEPS: Final = tuple(Step)[:-1]  #: the last one ends after the response that tells of it
 
 
 class Store(Protocol):
@@ -80,36 +77,18 @@ async def store_state(turn: Turn, store: Store, state: State, out: MessageOut) -
 
 
 def send_response(turn: Turn, stored: Stored) -> None:
-    timings = _timings(turn)
-    for request, response in zip(turn.requests, _responses(turn.requests, stored, timings), strict=True):
-        request.answer(response)
+    for request, answer, version in zip(turn.requests, stored.answers, stored.versions, strict=True):
+        request.answer(
+            Response(
+                body=b"null" if answer.response is None else answer.response,
+                content_type=stored.content_type,
+                version=version,
+                function_error=answer.error,
+                marks=turn.marks,
+            )
+        )
 
 
 def _next(turn: Turn, step: Step) -> None:
     turn.marks.append(perf_counter())
     turn.step = step
-
-
-def _timings(turn: Turn) -> Sequence[tuple[Step, float]]:
-    """Seconds each of the first five steps took; the first counts from when the turn began."""
-    begin = turn.begun_s
-    timings = []
-    for step, end in zip(_TIMED_STEPS, turn.marks, strict=True):
-        timings.append((step, end - begin))
-        begin = end
-    return timings
-
-
-def _responses(
-    requests: Sequence[Request], stored: Stored, timings: Sequence[tuple[Step, float]]
-) -> Sequence[Response]:
-    return [
-        Response(
-            body=b"null" if answer.response is None else answer.response,
-            content_type=stored.content_type,
-            version=version,
-            function_error=answer.error,
-            timings=timings,
-        )
-        for answer, version in zip(stored.answers, stored.versions, strict=True)
-    ]

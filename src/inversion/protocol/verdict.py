@@ -79,8 +79,8 @@ def judge(error: Exception, turn: Turn, request: Request, *, rerun: int, now_s: 
 
 def retry_asked(requests: Sequence[Request], out: MessageOut) -> list[Request]:
     """The requests whose answer asks for another run and that still have one."""
-    if all(answer.error is None for answer in out.answers):  # nearly always
-        return []
+    if len(out.answers) == 1 and out.answers[0].error is None:
+        return []  # nearly always
     return [
         request
         for request, answer in zip(requests, out.answers, strict=True)
