@@ -23,7 +23,7 @@ from inversion import __version__
 from inversion.calls import Calls
 from inversion.config import Config
 from inversion.embedded import EmbeddedPostgres, EmbeddedUnavailable
-from inversion.errors import Conflict, InversionError, StoreUnavailable
+from inversion.errors import Code, Conflict, InversionError, RuntimeBroken, StoreUnavailable
 from inversion.http.admin import Admin, FunctionReport, Sources
 from inversion.http.routes import Ingress
 from inversion.http.server import CannotListen, Listener, Server, open_tcp, open_unix
@@ -105,7 +105,7 @@ class _Node:
         self._servers: Sequence[Server] = ()
         self._counters = Counters.of(config.functions)
         self._watch = watch
-        self._supervisor = Supervisor(config, logs.function_line, self._watch)
+        self._supervisor = Supervisor(config, self._function_line, watch, self._counters)
 
     async def run(self, on_started: Callable[[Started], None]) -> None:
         self._nursery.start_soon(self._heed_signals)
@@ -116,7 +116,9 @@ class _Node:
     async def _serve(self, listeners: Sequence[Listener], on_started: Callable[[Started], None]) -> None:
         await self._nursery.start(self._supervisor.run)
         conninfo, database = await self._open_database()
-        self._store = PostgresStore(conninfo, self._config.limits, log=_log.warning, counters=self._counters)
+        self._store = PostgresStore(
+            conninfo, self._config.limits, self._watch, log=_log.warning, counters=self._counters
+        )
         await self._open_store()
         self._office = PostOffice(
             self._store,
@@ -269,11 +271,22 @@ class _Node:
             await trio.sleep(_DRAIN_LOOK_S)
         await self._supervisor.drain()
 
+    def _function_line(self, function: str, stream: str, text: str) -> None:
+        counters = self._counters.functions[function]
+        if stream == "stderr":
+            counters.stderr_lines += 1
+        else:
+            counters.stray_lines += 1
+        logs.function_line(function, stream, text)
+
     def _note_failure(self, turn: Turn, error: Exception) -> None:
         """A turn failed: count what people want to know, and keep what only a log may say."""
-        self._counters.functions[turn.address.function].reruns += 1
+        counters = self._counters.functions[turn.address.function]
+        counters.failed_turns += 1
         if isinstance(error, Conflict):
             self._counters.conflicts += 1
+        elif isinstance(error, RuntimeBroken) and error.code is Code.FUNCTION_TIMEOUT:
+            counters.timeouts += 1
         elif isinstance(error, StoreUnavailable):
             _log.error("refused_by_the_database", step=turn.step.value, reason=str(error.__cause__ or error))
         elif not isinstance(error, InversionError):

@@ -14,6 +14,7 @@ import trio
 from inversion.config import Config, Function, Limits
 from inversion.gate import Walk
 from inversion.messages import MessageIn, MessageOut, Request, State, Turn
+from inversion.observe.metrics import Counters
 from inversion.processes.supervisor import Supervisor
 from inversion.watch import Watch
 from plain import a_request, a_turn
@@ -45,7 +46,7 @@ class Serving:
     def __init__(self, config: Config) -> None:
         self.logs: list[tuple[str, str, str]] = []
         self.watch = Watch()
-        self.supervisor = Supervisor(config, self._log, self.watch)
+        self.supervisor = Supervisor(config, self._log, self.watch, Counters.of(config.functions))
         self._logged = trio.Event()
         self._numbers = iter(range(1, 1_000_000))
 

@@ -49,13 +49,12 @@ class FunctionCounters:
     not_applied: int = 0
     unknown: int = 0
     failed_answers: int = 0  #: answers that were the function's own `error`
-    reruns: int = 0  #: turns that were run again: conflict, crash, retry, overrun
+    failed_turns: int = 0  #: turns that ended in an error or ran again: conflict, crash, retry, overrun
     starts: int = 0  #: processes started
-    deaths: int = 0  #: processes that ended while they held messages
+    deaths: int = 0  #: processes that ended without being told to
     timeouts: int = 0  #: processes ended because of the function's timeout
     stderr_lines: int = 0
     stray_lines: int = 0  #: stdout lines that were no frames
-    muted_lines: int = 0  #: lines over the rate that is kept
     latency: Latency = attrs.field(factory=Latency)
 
     def answered(self, outcome: Outcome, seconds: float) -> None:
@@ -113,13 +112,12 @@ _NODE_HELP: Final = {
 }
 _FUNCTION_HELP: Final = {
     "failed_answers": "Answers that were the function's own error.",
-    "reruns": "Turns that were run again.",
+    "failed_turns": "Turns that failed; what could be helped ran again.",
     "starts": "Processes started.",
-    "deaths": "Processes that ended while they held messages.",
+    "deaths": "Processes that ended without being told to.",
     "timeouts": "Processes ended because of the function's timeout.",
     "stderr_lines": "Lines of standard error.",
     "stray_lines": "Lines of standard output that were no frames.",
-    "muted_lines": "Lines over the rate that is kept.",
 }
 
 

@@ -77,6 +77,7 @@ class ExecCall:
         self._ended = ended
         self._watch = watch
         self._settled = False
+        self.crashed = False  #: it ended with a status that the config does not map
         self._writing = False
         old_state = _old_state(message)
         opened = [old_state]
@@ -185,6 +186,7 @@ class ExecCall:
         if status is None:
             extra = {**exit_.extra, "stderr": self.child.stderr.tail}
             detail = self._sentence(f"its process ended with {exit_}")
+            self.crashed = True
             return RuntimeBroken(Code.FUNCTION_CRASHED, detail, extra=extra)
         said = self.child.stderr.tail or self._response.whole[-TAIL_BYTES:].decode(errors="replace").strip()
         error = FunctionError("function_error", said or f"{exit_}", status, details=None, retry=False)

@@ -15,6 +15,7 @@ from inversion.config import Function, Limits
 from inversion.errors import Abandoned, Code, RuntimeBroken
 from inversion.gate import Gate
 from inversion.messages import SILENT, Hello, MessageIn, Turn
+from inversion.observe.metrics import FunctionCounters
 from inversion.processes.child import CannotStart, Recipe
 from inversion.processes.exec_call import ExecCall
 from inversion.processes.flight import Flight
@@ -31,17 +32,18 @@ _LOOK_AGAIN_S: Final = 1.0
 class ExecPool:
     """The calls of one function. Satisfies transition.Runtime."""
 
-    def __init__(self, function: Function, limits: Limits, watch: Watch, log_line: LogLine) -> None:
+    def __init__(
+        self, function: Function, limits: Limits, watch: Watch, log_line: LogLine, counters: FunctionCounters
+    ) -> None:
         self.function = function
         self._limits = limits
         self.problem: str | None = None  #: why no process can be started
         self.hello: Hello | None = SILENT
         self.batch = 1
-        self.answered = 0
-        self.deaths = 0
         self.known = trio.Event()
         self._watch = watch
         self._log_line = log_line
+        self._counters = counters
         self._waiting: Gate[MessageIn, Flight] = Gate()
         self._calls: set[ExecCall] = set()
         self._recipe: Recipe | None = None
@@ -120,6 +122,7 @@ class ExecPool:
     def _ended(self, call: ExecCall) -> None:
         """Its process is reaped: there is room for another call."""
         self._calls.remove(call)
+        self._counters.deaths += call.crashed
         self._quiet.set()
         if self._waiting.waiting and not self._start_due:
             self._start_due = True
@@ -147,6 +150,7 @@ class ExecPool:
             )
         except (CannotStart, OSError) as problem:
             raise self._no_runtime(str(problem)) from None
+        self._counters.starts += 1
         self._calls.add(call)
         return call.flight
 

@@ -18,6 +18,7 @@ from inversion.config import Function, HelloRule, Limits
 from inversion.errors import Abandoned, Code, RuntimeBroken
 from inversion.gate import Gate
 from inversion.messages import SILENT, Hello, MessageIn, Turn
+from inversion.observe.metrics import FunctionCounters
 from inversion.processes.child import CannotStart, Recipe
 from inversion.processes.flight import Flight
 from inversion.processes.log_lines import LogLine
@@ -48,16 +49,18 @@ class ProcessView:
 class LinesPool:
     """The processes of one function. Satisfies transition.Runtime and worker.Host."""
 
-    def __init__(self, function: Function, limits: Limits, watch: Watch, log_line: LogLine) -> None:
+    def __init__(
+        self, function: Function, limits: Limits, watch: Watch, log_line: LogLine, counters: FunctionCounters
+    ) -> None:
         self.function = function
         self.problem: str | None = None  #: why no process can be started
         self.crash: str | None = None  #: how the last process ended that had answered nothing
         self.hello: Hello | None = SILENT if function.hello is HelloRule.NONE else None
-        self.deaths = 0
         self.known = trio.Event()  #: its hello, its silence or its problem is known
         self._limits = limits
         self._watch = watch
         self._log_line = log_line
+        self._counters = counters
         self._roster: Roster[Worker] = Roster(function.processes, function.idle_s)
         self._waiting: Gate[MessageIn, Flight] = Gate()
         self._waiting_alone: Gate[MessageIn, Flight] = Gate()
@@ -201,7 +204,7 @@ class LinesPool:
         self._quiet.set()
         if worker.dismissed:
             return
-        self.deaths += 1
+        self._counters.deaths += 1
         self._next_start_s = perf_counter() + self._pause_s
         if not worker.answered:
             ended = worker.how_it_ended()
@@ -278,6 +281,7 @@ class LinesPool:
                 self._fail_waiting(RuntimeBroken(Code.NO_RUNTIME, self.problem))
             return False
         self.problem = None
+        self._counters.starts += 1
         if self.hello is SILENT:
             worker.spoken = True  # nothing is to be learned from its first word
         self._roster.seats.append(worker)

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple, assert_never
 import trio
 
 from inversion.config import Config, Function, Limits, Mode
+from inversion.observe.metrics import Counters, FunctionCounters
 from inversion.processes.child import keep_files_private
 from inversion.processes.exec_mode import ExecPool
 from inversion.processes.lines_mode import LinesPool
@@ -41,10 +42,10 @@ class Report(NamedTuple):
 class Supervisor:
     """Owns every child of the node's functions."""
 
-    def __init__(self, config: Config, log_line: LogLine, watch: Watch) -> None:
+    def __init__(self, config: Config, log_line: LogLine, watch: Watch, counters: Counters) -> None:
         self._watch = watch
         self.pools: Mapping[str, Pool] = {
-            name: _pool(function, config.limits, self._watch, log_line)
+            name: _pool(function, config.limits, watch, log_line, counters.functions[name])
             for name, function in config.functions.items()
         }
 
@@ -96,12 +97,14 @@ class Supervisor:
             await self._watch.serve_once()
 
 
-def _pool(function: Function, limits: Limits, watch: Watch, log_line: LogLine) -> Pool:
+def _pool(
+    function: Function, limits: Limits, watch: Watch, log_line: LogLine, counters: FunctionCounters
+) -> Pool:
     match function.mode:
         case Mode.LINES:
-            return LinesPool(function, limits, watch, log_line)
+            return LinesPool(function, limits, watch, log_line, counters)
         case Mode.EXEC:
-            return ExecPool(function, limits, watch, log_line)
+            return ExecPool(function, limits, watch, log_line, counters)
         case Mode.CGI:
             raise NotImplementedError("cgi is refused when the config is read")
         case _:
