@@ -122,6 +122,29 @@ def test_what_one_gatherer_leaves_the_next_one_takes():
         walk.throw(RuntimeError("over"))
 
 
+def test_gatherers_that_are_stirred_get_nothing_and_may_wait_again():
+    loop = Loop()
+    gate = GatheredGate(loop.later)
+    batches = []
+
+    async def gatherer():
+        while True:
+            batch = await gate.gather(10)
+            batches.append([walk.item for walk in batch])
+            for walk in batch:
+                walk.resume(None)
+
+    async def turn():
+        await gate.wait(1)
+
+    walked(gatherer())
+    gate.stir()
+    assert batches == [[]]
+    walked(turn())
+    loop.pass_once()
+    assert batches == [[], [1]]
+
+
 def test_a_gatherer_that_comes_late_finds_what_waits():
     gate = GatheredGate(Loop().later)
 

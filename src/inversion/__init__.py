@@ -24,13 +24,14 @@ The modules in reading order. A module imports only what stands above it in this
     calls               admission: makes a request of a call and waits for its answer
     state.sql           all SQL there is
     state.arrays        binary arrays for parameters
-    state.postgres      psycopg under trio
+    state.postgres      psycopg without its waits
     state.migrate       numbered SQL, applied once
     state.cache         states in memory, bounded in bytes
     state.rows          what goes into the gathered statements and comes out
     state.lane          one connection kept up for one gatherer
     state.resolver      unknown outcomes
     state.committer     gathers commits into one statement
+    state.loader        gathers loads, checks and reads
     state.store         loads and commits in batches
     processes.log_lines what a child prints that is no frame
     processes.child     one OS process

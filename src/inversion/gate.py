@@ -125,15 +125,20 @@ class GatheredGate(Gate[ItemT, ResultT]):
         self._call_gatherers()
 
     async def gather(self, most: int) -> list[Walk[ItemT, ResultT]]:
-        """Wait until something is parked, then take up to `most` walks.
+        """Wait until something is parked, then take up to `most` walks; none after `stir`.
 
         What parks in the same loop pass comes along: no linger timer.
         """
-        while not self.waiting:
+        if not self.waiting:
             await self._gatherers.wait(None)
         taken = self.take(most)
         self._call_gatherers()
         return taken
+
+    def stir(self) -> None:
+        """Let the gatherers that wait look after themselves: they get nothing."""
+        for gatherer in self._gatherers.take(len(self._gatherers.waiting)):
+            gatherer.resume(None)
 
     def _call_gatherers(self) -> None:
         if self.waiting and self._gatherers.waiting and not self._due:

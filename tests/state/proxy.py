@@ -13,6 +13,7 @@ from walking import running
 from inversion.config import Limits
 from inversion.state import sql
 from inversion.state.store import PostgresStore
+from inversion.watch import Watch
 
 SOCKET_NAME = ".s.PGSQL.5432"
 _BIND = b"B"
@@ -29,6 +30,7 @@ class Proxy:
         self.url = make_conninfo(url, host=str(folder), port="5432")
         self.lose_request = False  #: cut before the server has seen it
         self.lose_reply = False  #: the server has done it, nobody hears of it
+        self.hold_reply = False  #: the server has done it, nobody hears anything
         self.delay_request = False  #: cut the client off, deliver when `release` is called
         self.refuse_options = False  #: as a pooler does
         self.silent = False  #: accept and say nothing
@@ -97,8 +99,7 @@ class Proxy:
                     self._held.append((server, request))
                     self._cut()
                     return
-                if marked and self.lose_reply:
-                    self.lose_reply = False
+                if marked and (self.lose_reply or self.hold_reply):
                     losing.set()
                 await server.send_all(request)
 
@@ -111,7 +112,12 @@ class Proxy:
     ) -> None:
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             async for reply in server:
+                if losing.is_set() and self.hold_reply:
+                    self.hold_reply = False
+                    self.happened.set()
+                    continue
                 if losing.is_set():
+                    self.lose_reply = False
                     self._cut()
                     break
                 await client.send_all(reply)
@@ -133,6 +139,6 @@ async def through_proxy(url: str, folder: Path) -> AsyncIterator[tuple[PostgresS
     proxy = Proxy(url, folder, sql.COMMIT.name)
     async with trio.open_nursery() as nursery:
         await nursery.start(proxy.run)
-        async with running(PostgresStore(proxy.url, Limits(), committers=1)) as store:
+        async with running(PostgresStore(proxy.url, Limits(), Watch(), committers=1)) as store:
             yield store, proxy
         nursery.cancel_scope.cancel()

@@ -5,22 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import perf_counter
 
 import psycopg
 import pytest
 import trio
 import trio.testing
 from proxy import Proxy, through_proxy
-from walking import DELETING, KEEPING, a_store, commit, load, put, putting, running, sql, turn_of, walk
+from walking import DELETING, KEEPING, a_store, commit, load, put, putting, read, running, sql, turn_of, walk
 
 from fix_postgres import Cluster
 from inversion.config import Limits
-from inversion.errors import Abandoned, Conflict
+from inversion.errors import Abandoned, Code, Conflict, InversionError
 from inversion.messages import Address, State
 from inversion.state import sql as statements
 from inversion.state.migrate import NotMigrated, migrate
 from inversion.state.postgres import UnfitServer
 from inversion.state.store import PostgresStore
+from inversion.watch import Watch
 
 WAITING = (
     "SELECT pid FROM pg_stat_activity WHERE application_name = 'inversion' AND wait_event_type = 'Lock'"
@@ -211,7 +213,7 @@ async def test_a_store_waits_for_a_database_that_is_down_at_start(
 ) -> None:
     proxy = Proxy(database_url, socket_folder, statements.COMMIT.name)
     said: list[str] = []
-    store = PostgresStore(proxy.url, Limits(), log=said.append)
+    store = PostgresStore(proxy.url, Limits(), Watch(), log=said.append)
     async with trio.open_nursery() as nursery:
         started = trio.Event()
 
@@ -219,6 +221,7 @@ async def test_a_store_waits_for_a_database_that_is_down_at_start(
             await nursery.start(store.run)
             started.set()
 
+        nursery.start_soon(store._watch.run)
         nursery.start_soon(run)
         with trio.fail_after(10):
             while not said:
@@ -260,12 +263,77 @@ async def test_turns_that_nobody_waits_for_are_let_go_while_there_is_no_database
     assert store.waiting == 0
 
 
-async def test_a_reader_that_leaves_is_forgotten() -> None:
+async def test_a_reader_is_told_at_its_deadline_and_forgotten() -> None:
     store = a_store("host=/nowhere")
-    with trio.move_on_after(0.01):
-        await store.read_state(Address("counter", "k"))
-    store.sweep(0.0)
-    assert store.waiting == 0
+    raised: list[InversionError] = []
+
+    async def read_it() -> None:
+        with pytest.raises(InversionError) as error:
+            await walk(lambda: store.read_state(Address("counter", "k"), 7.0))
+        raised.append(error.value)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read_it)
+        await trio.testing.wait_all_tasks_blocked()
+        store.sweep(6.9)
+        assert store.waiting == 1
+        store.sweep(7.0)
+        assert store.waiting == 0
+    assert (raised[0].code, raised[0].retry_after_s) == (Code.DATABASE_UNAVAILABLE, 1)
+
+
+async def test_a_reader_leaves_at_its_deadline_though_its_statement_is_under_way(
+    database_url: str,
+) -> None:
+    async with running(a_store(database_url)) as store:
+        with locking(database_url, "LOCK TABLE inversion.entity"), trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                raised: list[InversionError] = []
+
+                async def read_it() -> None:
+                    with pytest.raises(InversionError) as error:
+                        await walk(lambda: store.read_state(Address("counter", "k"), 7.0))
+                    raised.append(error.value)
+
+                nursery.start_soon(read_it)
+                while not await trio.to_thread.run_sync(sql, database_url, WAITING):
+                    await trio.lowlevel.checkpoint()
+                store.sweep(7.0)
+            assert raised[0].code is Code.DATABASE_UNAVAILABLE
+        assert (await read(store, "k")).value is None
+
+
+async def test_a_commit_without_a_reply_is_given_up_and_found_out(
+    database_url: str, socket_folder: Path
+) -> None:
+    async with through_proxy(database_url, socket_folder) as (store, proxy):
+        state = await load(store, "k")
+        proxy.hold_reply = True
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(commit, store, "k", state, putting(b"1"))
+            with trio.fail_after(10):
+                await proxy.happened.wait()
+            store.sweep(perf_counter())
+            await trio.testing.wait_all_tasks_blocked()
+            assert store.doubtful == 0
+            store.sweep(perf_counter() + 15)
+        assert sql(database_url, "SELECT version, state FROM inversion.entity") == [(1, "1")]
+        assert (await put(store, "k", b"2")).versions == [2]
+
+
+async def test_what_ends_a_gatherer_ends_the_store(database_url: str) -> None:
+    said: list[str] = []
+
+    def log(sentence: str) -> None:  # the first lane says it to `run`, the others to gatherers
+        said.append(sentence)
+        if len(said) > 1:
+            raise RuntimeError("out of order")
+
+    url = f"{database_url} options='-c synchronous_commit=off'"
+    with pytest.RaisesGroup(RuntimeError, flatten_subgroups=True), trio.fail_after(10):
+        async with running(PostgresStore(url, Limits(), Watch(), log=log)):
+            await trio.sleep_forever()
+    assert "synchronous_commit" in said[1]
 
 
 async def test_a_pooler_that_refuses_options_gets_unnamed_statements(
@@ -274,7 +342,7 @@ async def test_a_pooler_that_refuses_options_gets_unnamed_statements(
     proxy = Proxy(database_url, socket_folder, statements.COMMIT.name)
     proxy.refuse_options = True
     said: list[str] = []
-    store = PostgresStore(proxy.url, Limits(), log=said.append)
+    store = PostgresStore(proxy.url, Limits(), Watch(), log=said.append)
     async with trio.open_nursery() as nursery:
         await nursery.start(proxy.run)
         async with running(store):

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 import trio
 from proxy import through_proxy
-from walking import a_store, commit, load, put, putting, running, turn_of, walk
+from walking import a_store, commit, load, put, putting, read, running, turn_of, walk
 
 from inversion.errors import Conflict, InversionError, Outcome
-from inversion.messages import Address
 from inversion.state.resolver import Finding, decide
 
 T, P, X, Y = (bytes([letter]) * 16 for letter in b"TPXY")
@@ -52,8 +51,8 @@ async def test_a_commit_whose_connection_breaks_is_applied_exactly_once(
         stored = await put(store, "k", b"1")
         assert proxy.cuts == 1
         assert stored.versions == [before.version + 1]
-        read = await store.read_state(Address("counter", "k"))
-        assert (read.value, read.version) == (b"1", before.version + 1)
+        found = await read(store, "k")
+        assert (found.value, found.version) == (b"1", before.version + 1)
         assert store.doubtful == 0
         assert (await put(store, "k", b"2")).versions == [before.version + 2]
 
@@ -70,8 +69,8 @@ async def test_a_request_that_arrives_after_all_was_resolved_changes_nothing(
         assert version is not None
         await put(store, "k", b"2")
         await proxy.release()
-        read = await store.read_state(Address("counter", "k"))
-        assert (read.value, read.version) == (b"2", version + 1)
+        found = await read(store, "k")
+        assert (found.value, found.version) == (b"2", version + 1)
 
 
 @pytest.mark.parametrize(("others", "error"), [(1, Conflict), (2, InversionError)])
@@ -99,7 +98,7 @@ async def test_a_lost_commit_of_an_entity_that_moved_on_is_told_apart_or_called_
         assert proxy.cuts == 1
         assert type(outcome[0]) is error
         assert outcome[0].outcome is (Outcome.NOT_APPLIED if others == 1 else Outcome.UNKNOWN)
-        assert (await store.read_state(Address("counter", "k"))).value == b"%d" % (others - 1)
+        assert (await read(store, "k")).value == b"%d" % (others - 1)
 
 
 async def test_an_unknown_outcome_is_let_go_when_nobody_waits_for_it(

@@ -6,10 +6,10 @@ import uuid
 
 import pytest
 import trio
-from walking import DELETING, KEEPING, a_store, commit, load, put, putting, running, sql, turn_of, walk
+from walking import DELETING, KEEPING, a_store, commit, load, put, putting, read, running, sql, turn_of, walk
 
 from inversion.errors import Abandoned, Code, Conflict, RuntimeBroken, StoreUnavailable
-from inversion.messages import NO_STATE, Address, Answer, Change, MessageOut, State
+from inversion.messages import NO_STATE, Answer, Change, MessageOut, State
 from inversion.state.store import PostgresStore
 
 
@@ -43,8 +43,8 @@ async def test_an_entity_that_was_never_stored_has_no_state_and_is_remembered_so
 async def test_a_state_comes_back_byte_for_byte(database_url: str, value: bytes) -> None:
     async with running(a_store(database_url)) as store:
         await put(store, "k", value)
-        read = await store.read_state(Address("counter", "k"))
-        assert read.value == value
+        found = await read(store, "k")
+        assert found.value == value
 
 
 async def test_each_changed_message_of_a_turn_is_a_version_of_its_own(database_url: str) -> None:
@@ -53,7 +53,7 @@ async def test_each_changed_message_of_a_turn_is_a_version_of_its_own(database_u
         answers = [Answer(b"1"), Answer(b"1", changed=True), Answer(b"1"), Answer(b"1", changed=True)]
         stored = await commit(store, "k", await load(store, "k"), MessageOut(answers, Change.PUT, b"3"))
         assert stored.versions == [1, 2, 2, 3]
-        assert (await store.read_state(Address("counter", "k"))).version == 3
+        assert (await read(store, "k")).version == 3
 
 
 async def test_a_delete_keeps_the_row_and_the_versions_go_on(database_url: str) -> None:
@@ -62,8 +62,8 @@ async def test_a_delete_keeps_the_row_and_the_versions_go_on(database_url: str) 
         deleted = await commit(store, "k", await load(store, "k"), DELETING)
         assert deleted.versions == [2]
         assert sql(database_url, "SELECT version, state FROM inversion.entity") == [(2, None)]
-        read = await store.read_state(Address("counter", "k"))
-        assert (read.value, read.version) == (None, 2)
+        found = await read(store, "k")
+        assert (found.value, found.version) == (None, 2)
         assert (await put(store, "k", b"2")).versions == [3]
 
 
@@ -73,7 +73,7 @@ async def test_a_commit_with_a_stale_turn_is_a_conflict(database_url: str) -> No
         await put(other, "k", b"2")
         with pytest.raises(Conflict):
             await put(store, "k", b"lost")  # from its cache
-        assert (await store.read_state(Address("counter", "k"))).value == b"2"
+        assert (await read(store, "k")).value == b"2"
         assert (await put(store, "k", b"3")).versions == [3]  # the cache entry is gone
 
 

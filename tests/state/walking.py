@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from time import perf_counter
 from typing import TypeVar
 
 import psycopg
@@ -11,8 +12,9 @@ import trio
 
 from inversion.config import Limits
 from inversion.gate import Walk
-from inversion.messages import Answer, Change, MessageOut, State, Stored, Turn
+from inversion.messages import Address, Answer, Change, MessageOut, State, Stored, Turn
 from inversion.state.store import PostgresStore
+from inversion.watch import Watch
 from plain import a_request, a_turn
 
 T = TypeVar("T")
@@ -21,6 +23,7 @@ T = TypeVar("T")
 @asynccontextmanager
 async def running(store: PostgresStore) -> AsyncIterator[PostgresStore]:
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(store._watch.run)
         with trio.fail_after(10):
             await nursery.start(store.run)
         yield store
@@ -28,7 +31,7 @@ async def running(store: PostgresStore) -> AsyncIterator[PostgresStore]:
 
 
 def a_store(url: str, **limits: int) -> PostgresStore:
-    return PostgresStore(url, Limits(**limits))  # type: ignore[arg-type]
+    return PostgresStore(url, Limits(**limits), Watch())  # type: ignore[arg-type]
 
 
 async def walk(step: Callable[[], Awaitable[T]], timeout_s: float = 10.0) -> T:
@@ -76,6 +79,10 @@ async def commit(store: PostgresStore, key: str, state: State, out: MessageOut) 
 async def put(store: PostgresStore, key: str, value: bytes) -> Stored:
     """A whole turn: what was loaded, then the new value."""
     return await commit(store, key, await load(store, key), putting(value))
+
+
+async def read(store: PostgresStore, key: str) -> State:
+    return await walk(lambda: store.read_state(Address("counter", key), perf_counter() + 10))
 
 
 def sql(url: str, text: str) -> list[tuple[object, ...]]:

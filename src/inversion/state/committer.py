@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from inversion.errors import Abandoned, Conflict
-from inversion.gate import Gate
+from inversion.gate import Bridge, GatheredGate
 from inversion.observe.metrics import Counters
 from inversion.state import rows, sql
 from inversion.state.lane import Lane
@@ -29,27 +29,26 @@ _READ_ONLY: Final = "25006"  #: the server became a standby under us
 
 
 class Committer:
-    """Takes from the gate of commits, over one connection; several share a gate."""
+    """Takes from the gate of commits, over one connection; several share a gate. `run` is a walk."""
 
-    def __init__(self, lane: Lane, gate: Gate[Commit, None], resolver: Resolver, counters: Counters) -> None:
+    def __init__(
+        self, lane: Lane, gate: GatheredGate[Commit, None], resolver: Resolver, counters: Counters
+    ) -> None:
         self._lane = lane
         self._gate = gate
         self._resolver = resolver
         self._counters = counters
 
-    async def run(self) -> None:
-        try:
-            while True:
-                connection = await self._lane.connected()
-                walks = await self._lane.gather(self._gate, _MOST_ROWS)
-                if walks:
-                    walks = self._cut(walks)
-                    if connection.alive():
-                        await self._commit(connection, walks)
-                    else:
-                        self._park(walks)
-        finally:
-            self._lane.close()
+    async def run(self, bridge: Bridge) -> None:
+        while True:
+            connection = await self._lane.connected(bridge)
+            walks = await self._lane.gather(self._gate, _MOST_ROWS)
+            if walks:
+                walks = self._cut(walks)
+                if connection.alive():
+                    await self._commit(connection, walks)
+                else:
+                    self._park(walks)
 
     def _cut(self, walks: list[CommitWalk]) -> list[CommitWalk]:
         """Keep what fits into one statement, the rest goes back."""

@@ -11,9 +11,10 @@ from typing import Final, TypeVar
 
 import trio
 
-from inversion.gate import Gate, Walk
+from inversion.gate import Bridge, GatheredGate, Walk
 from inversion.state import sql
 from inversion.state.postgres import Connection, ConnectionLost, Settings, StatementFailed, UnfitServer
+from inversion.watch import Watch
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -42,34 +43,35 @@ class Backoff:
 
 
 class Lane:
-    """A connection with `statements` prepared. Used by one task; `look` may come from another."""
+    """A connection with `statements` prepared. One walk uses it; `look` and `sweep` are the node's."""
 
-    def __init__(self, conninfo: str, settings: Settings, statements: Sequence[sql.Statement], log: Log):
+    def __init__(
+        self, conninfo: str, settings: Settings, statements: Sequence[sql.Statement], watch: Watch, log: Log
+    ):
         self._conninfo = conninfo
         self._settings = settings
         self._statements = statements
+        self._watch = watch
         self._log = log
         self._connection: Connection | None = None
-        self._idle: trio.CancelScope | None = None
+        self._idle = False
         self._complaint = ""
 
     @property
     def up(self) -> bool:
         return self._connection is not None and not self._connection.closed
 
-    async def connected(self) -> Connection:
-        """The connection, opened anew if need be; tries until there is one."""
-        backoff = Backoff()
-        while self._connection is None or self._connection.closed:
-            try:
-                await self.open()
-            except (ConnectionLost, StatementFailed, UnfitServer) as failure:
-                self._complain(f"no database: {failure}")
-                await backoff.pause()
+    async def connected(self, bridge: Bridge) -> Connection:
+        """For a walk: the connection, opened anew if need be; tries until there is one."""
+        if self._connection is None or self._connection.closed:
+            return await bridge.run(self._reconnect)
         return self._connection
 
     async def open(self, check: Callable[[Connection], Awaitable[None]] | None = None) -> Connection:
-        """One try. Raises ConnectionLost, StatementFailed, UnfitServer, or what `check` raises."""
+        """For a trio task: one try. The connection that comes of it is for walks.
+
+        Raises ConnectionLost, StatementFailed, UnfitServer, or what `check` raises.
+        """
         connection = await Connection.open(self._conninfo, self._settings)
         try:
             if check is not None:
@@ -83,25 +85,38 @@ class Lane:
             self._complain(warning)
         if self._complaint.startswith("no database"):
             self._complain("the database is back")
+        connection.hand_over(self._watch)
         self._connection = connection
         return connection
 
-    async def gather(self, gate: Gate[ItemT, ResultT], most: int) -> list[Walk[ItemT, ResultT]]:
-        """Wait for walks; none when the connection was lost meanwhile."""
-        walks: list[Walk[ItemT, ResultT]] = []
-        with trio.CancelScope() as self._idle:
-            walks = await gate.gather(most)
-        self._idle = None
+    async def gather(self, gate: GatheredGate[ItemT, ResultT], most: int) -> list[Walk[ItemT, ResultT]]:
+        """Wait for walks; none when the connection may have been lost meanwhile."""
+        self._idle = True
+        walks = await gate.gather(most)
+        self._idle = False
         return walks
 
-    def look(self) -> None:
-        """Find out whether an idle connection has died, so that a new one is there before it is needed."""
-        if self._idle is not None and self._connection is not None and not self._connection.alive():
-            self._idle.cancel()
+    def look(self) -> bool:
+        """Whether all is well. If not, stir the gate: a new connection is there before it is needed."""
+        return not self._idle or self._connection is None or self._connection.alive()
+
+    def sweep(self, now_s: float) -> None:
+        """Give up a statement that has had no reply for too long."""
+        if self._connection is not None:
+            self._connection.sweep(now_s)
 
     def close(self) -> None:
         if self._connection is not None:
             self._connection.close()
+
+    async def _reconnect(self) -> Connection:
+        backoff = Backoff()
+        while True:
+            try:
+                return await self.open()
+            except (ConnectionLost, StatementFailed, UnfitServer) as failure:
+                self._complain(f"no database: {failure}")
+                await backoff.pause()
 
     def _complain(self, sentence: str) -> None:
         """Say it once, not at every try."""

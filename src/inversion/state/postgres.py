@@ -1,11 +1,11 @@
-"""psycopg under trio: the only importer of psycopg.
+"""psycopg without its waits: the only importer of psycopg.
 
 `Connection.open` tries one host at a time, each with its own deadline (names are looked up through trio),
 verifies the server and returns. `execute` sends one statement, prepared under the hash of its text, with
 binary parameters and results, and returns when ReadyForQuery has come: without a WARNING that is the
-acknowledgement. Failures leave by one door: `StatementFailed` (the server said no: not applied) or
-`ConnectionLost` (`sent`: the outcome is unknown). A cancelled or broken query closes its connection.
-Measured: this loop over `psycopg.pq` 19 us of CPU per statement, psycopg's generators 22 us.
+acknowledgement. A connection is a trio task's until `hand_over` gives it to a walk. Failures leave by one
+door: `StatementFailed` (the server said no: not applied) or `ConnectionLost` (`sent`: the outcome is
+unknown). A cancelled or broken query closes its connection.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import ipaddress
 import os
 import select
 from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter
 from typing import Final
 
 import attrs
@@ -25,6 +26,7 @@ from psycopg.pq import abc as pq_abc
 
 from inversion.errors import StoreUnavailable
 from inversion.state import sql
+from inversion.watch import Interrupted, Readiness, Watch
 
 #: The oldest server the statements were tested on.
 _OLDEST_SERVER: Final = 150_000
@@ -110,19 +112,45 @@ class Rows:
         ]
 
 
+class _TrioWaits:
+    """How a trio task waits for a connection's file: the face of `Readiness`, with a time limit."""
+
+    def __init__(self, file: int, timeout_s: float) -> None:
+        self._file = file
+        self._timeout_s = timeout_s
+
+    async def readable(self) -> None:
+        with trio.move_on_after(self._timeout_s):
+            return await trio.lowlevel.wait_readable(self._file)
+        raise Interrupted
+
+    async def writable(self) -> None:
+        with trio.move_on_after(self._timeout_s):
+            return await trio.lowlevel.wait_writable(self._file)
+        raise Interrupted
+
+    def close(self) -> None:
+        trio.lowlevel.notify_closing(self._file)
+
+
 class Connection:
-    """One connection, used by one task at a time. Closed for good after the first failure of its own."""
+    """One connection, used by one task or walk at a time. Closed for good after its first own failure."""
 
     def __init__(self, pgconn: pq_abc.PGconn, settings: Settings, *, pooler: bool) -> None:
         self.pooler = pooler  #: statements are sent unnamed: another client's may have the name
         self.warnings: list[str] = []  #: what the server's settings deserve saying; empty when all is well
+        self.closed = False
+        self.deadline_s = 0.0  #: of the reply to the statement under way (perf_counter)
         self._pgconn = pgconn
-        self._fd: int = pgconn.socket
+        # Ours to close: libpq closes its own number when it likes, and the next file would get it.
+        self._file: int = os.dup(pgconn.socket)
+        self._waits: Readiness | _TrioWaits = _TrioWaits(self._file, settings.reply_timeout_s)
+        self._poll = select.poll()
+        self._poll.register(self._file, select.POLLIN)
         self._settings = settings
         self._prepared: set[bytes] = set()
         self._warned = False
         self._doomed = False  #: the server said goodbye while nothing was under way
-        self.closed = False
         pgconn.notice_handler = self._on_notice
 
     @classmethod
@@ -148,63 +176,48 @@ class Connection:
             connection.close()
         raise ConnectionLost("; ".join(dict.fromkeys(failures)) or "no host to connect to", sent=False)
 
+    def hand_over(self, watch: Watch) -> None:
+        """From now on walks use it, no longer trio tasks; `sweep` minds the time limit of replies."""
+        self._waits.close()
+        self._waits = Readiness(watch, self._file)
+
     async def prepare(self, statement: sql.Statement) -> None:
         """Prepare a statement now: its first `execute` then writes at once, without a wait before."""
-        if self.pooler or statement.name in self._prepared:
-            return
-        self._begin()
-        try:
-            self._pgconn.send_prepare(statement.name, statement.text)
-            await self._finish(sent=False)
-        except psycopg.Error as error:
-            raise self._broke(error, sent=False) from None
-        except (trio.Cancelled, ConnectionLost):
-            self.close()
-            raise
-        self._prepared.add(statement.name)
+        if not self.pooler and statement.name not in self._prepared:
+            await self._ask(False, self._pgconn.send_prepare, statement.name, statement.text)
+            self._prepared.add(statement.name)
 
     async def execute(self, statement: sql.Statement, parameters: Sequence[bytes | None] = ()) -> Rows:
         """Run one statement with binary parameters; returns when the server is ready for the next."""
-        pgconn = self._pgconn
         formats = _BINARY_EACH[len(parameters)]
-        if statement.name not in self._prepared and not self.pooler:
-            await self.prepare(statement)
-        self._begin()
-        try:
-            if self.pooler:
-                pgconn.send_query_params(statement.text, parameters, None, formats, _BINARY)
-            else:
-                pgconn.send_query_prepared(statement.name, parameters, formats, _BINARY)
-            return Rows(await self._finish(sent=True), self._warned)
-        except psycopg.Error as error:
-            raise self._broke(error, sent=True) from None
-        except (trio.Cancelled, ConnectionLost):
-            self.close()
-            raise
+        pgconn, text = self._pgconn, statement.text
+        if self.pooler:
+            result = await self._ask(True, pgconn.send_query_params, text, parameters, None, formats, _BINARY)
+        else:
+            name = statement.name
+            if name not in self._prepared:
+                await self.prepare(statement)
+            result = await self._ask(True, pgconn.send_query_prepared, name, parameters, formats, _BINARY)
+        return Rows(result, self._warned)
 
     async def run_script(self, text: str) -> None:
         """Run a text of one or more statements, as one transaction unless it has its own."""
-        self._begin()
-        try:
-            self._pgconn.send_query(text.encode())
-            await self._finish(sent=True)
-        except psycopg.Error as error:
-            raise self._broke(error, sent=True) from None
-        except (trio.Cancelled, ConnectionLost):
-            self.close()
-            raise
+        await self._ask(True, self._pgconn.send_query, text.encode())
+
+    def sweep(self, now_s: float) -> None:
+        """Give up a walk's statement that has had no reply for too long."""
+        if now_s >= self.deadline_s and isinstance(self._waits, Readiness):
+            self._waits.interrupt()
 
     def alive(self) -> bool:
         """Whether an idle connection still stands, by what has already arrived. One system call."""
         if self.closed:
             return False
-        poll = select.poll()
-        poll.register(self._fd, select.POLLIN)
-        if poll.poll(0):
+        if self._poll.poll(0):
             try:
                 self._pgconn.consume_input()
                 self._pgconn.is_busy()  # parses: notices and the server's goodbye
-                if self._doomed or poll.poll(0):
+                if self._doomed or self._poll.poll(0):
                     self.close()
             except psycopg.Error:
                 self.close()
@@ -214,44 +227,59 @@ class Connection:
         """Close the socket. What the server has got it goes on with; a commit is never cancelled."""
         if not self.closed:
             self.closed = True
-            trio.lowlevel.notify_closing(self._fd)
+            self._waits.close()
+            os.close(self._file)
             self._pgconn.finish()
 
-    def _begin(self) -> None:
+    async def _ask(self, sent: bool, send: Callable[..., None], *arguments: object) -> pq_abc.PGresult:
+        """Send something and return the result; `sent` says what a loss of the connection would mean."""
         if self.closed:
             raise ConnectionLost("the connection is closed", sent=False)
         self._warned = False
+        self.deadline_s = perf_counter() + self._settings.reply_timeout_s
+        try:
+            send(*arguments)
+            return await self._finish(sent)
+        except StatementFailed:
+            raise
+        except psycopg.Error as error:
+            self.close()
+            raise ConnectionLost(" ".join(str(error).split()), sent=sent) from None
+        except Interrupted:
+            self.close()
+            raise ConnectionLost("no reply for too long", sent=sent) from None
+        except BaseException:  # lost, or cancelled
+            self.close()
+            raise
 
-    async def _finish(self, *, sent: bool) -> pq_abc.PGresult:
+    async def _finish(self, sent: bool) -> pq_abc.PGresult:
         """Flush, then read to ReadyForQuery. The last result is the statement's."""
-        pgconn, fd = self._pgconn, self._fd
-        with trio.move_on_after(self._settings.reply_timeout_s):
-            # Waiting to write alone cannot deadlock: the server answers only when it has read it all.
-            while pgconn.flush():
-                await trio.lowlevel.wait_writable(fd)
-            last: pq_abc.PGresult | None = None
-            failed: pq_abc.PGresult | None = None
-            while True:
-                if pgconn.is_busy():
-                    await trio.lowlevel.wait_readable(fd)
-                    try:
-                        pgconn.consume_input()
-                    except psycopg.Error:
-                        if failed is None:
-                            raise
-                        break  # the error that ended the connection came first and says more
-                elif (result := pgconn.get_result()) is None:
-                    break
-                elif result.status == pq.ExecStatus.FATAL_ERROR:
-                    failed = failed or result
-                else:
-                    last = result
-            if failed is not None:
-                raise self._failure(failed, sent=sent)
-            if last is None:
-                raise ConnectionLost("the server closed the connection", sent=sent)
-            return last
-        raise ConnectionLost(f"no reply within {self._settings.reply_timeout_s:g} s", sent=sent)
+        pgconn, waits = self._pgconn, self._waits
+        # Waiting to write alone cannot deadlock: the server answers only when it has read it all.
+        while pgconn.flush():
+            await waits.writable()
+        last: pq_abc.PGresult | None = None
+        failed: pq_abc.PGresult | None = None
+        while True:
+            if pgconn.is_busy():
+                await waits.readable()
+                try:
+                    pgconn.consume_input()
+                except psycopg.Error:
+                    if failed is None:
+                        raise
+                    break  # the error that ended the connection came first and says more
+            elif (result := pgconn.get_result()) is None:
+                break
+            elif result.status == pq.ExecStatus.FATAL_ERROR:
+                failed = failed or result
+            else:
+                last = result
+        if failed is not None:
+            raise self._failure(failed, sent=sent)
+        if last is None:
+            raise ConnectionLost("the server closed the connection", sent=sent)
+        return last
 
     def _failure(self, result: pq_abc.PGresult, *, sent: bool) -> Exception:
         field = pq.DiagnosticField
@@ -261,10 +289,6 @@ class Connection:
         if not sqlstate or sqlstate.startswith(_UNKNOWN) or severity != b"ERROR":
             return ConnectionLost(detail.strip(), sent=sent)
         return StatementFailed(sqlstate, detail)
-
-    def _broke(self, error: psycopg.Error, *, sent: bool) -> ConnectionLost:
-        self.close()
-        return ConnectionLost(" ".join(str(error).split()), sent=sent)
 
     def _on_notice(self, notice: pq_abc.PGresult) -> None:
         severity = notice.error_field(pq.DiagnosticField.SEVERITY_NONLOCALIZED)
@@ -308,8 +332,7 @@ async def _attempts(conninfo: str, failures: list[str]) -> Sequence[Mapping[str,
     hosts = given.get("host", os.environ.get("PGHOST", "")).split(",")
     ports = given.get("port", os.environ.get("PGPORT", "")).split(",")
     attempts = []
-    for place, host in enumerate(hosts):
-        port = ports[place] if len(ports) == len(hosts) else ports[0]
+    for host, port in zip(hosts, ports if len(ports) == len(hosts) else ports[:1] * len(hosts), strict=True):
         one = {**given, "host": host, "port": port}
         if not host or host[0] in "/@" or _is_address(host):
             attempts.append(one)

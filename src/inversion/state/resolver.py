@@ -7,14 +7,13 @@ a row lock; `decide` is storage.md's table for what is found. Tried on until nob
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
+from functools import partial
 from typing import Final, assert_never
 
-import trio
-
 from inversion.errors import Abandoned, Code, Conflict, InversionError, Outcome
-from inversion.gate import Walk
+from inversion.gate import Bridge, Gate, Walk
 from inversion.state import rows, sql
 from inversion.state.lane import Backoff, Lane
 from inversion.state.postgres import Connection, ConnectionLost, StatementFailed, refused
@@ -61,13 +60,14 @@ def unknown(detail: str) -> InversionError:
 
 
 class Resolver:
-    """A task of its own with a connection of its own, opened when there is something to resolve."""
+    """A walk of its own with a connection of its own, opened when there is something to resolve."""
 
-    def __init__(self, lane: Lane) -> None:
+    def __init__(self, lane: Lane, later: Callable[[Callable[[], None]], None]) -> None:
         self._lane = lane
+        self._later = later
         self._doubtful: dict[CommitWalk, None] = {}
         self._stuck: dict[CommitWalk, None] = {}
-        self._news = trio.lowlevel.ParkingLot()
+        self._idle: Gate[None, None] = Gate()
 
     @property
     def doubtful(self) -> int:
@@ -77,12 +77,12 @@ class Resolver:
     def doubt(self, walks: Iterable[CommitWalk]) -> None:
         """Take commits that were sent and whose outcome is unknown."""
         self._doubtful.update(dict.fromkeys(walks))
-        self._news.unpark_all()
+        self._call()
 
     def wait_out(self, walk: CommitWalk) -> None:
         """Take a commit that was refused for now: it goes on alone, the others need not wait for it."""
         self._stuck[walk] = None
-        self._news.unpark_all()
+        self._call()
 
     def sweep(self) -> None:
         """Let those go that nobody waits for any more."""
@@ -93,24 +93,25 @@ class Resolver:
             del self._stuck[walk]
             walk.throw(Abandoned())
 
-    async def run(self) -> None:
+    async def run(self, bridge: Bridge) -> None:
         backoff = Backoff()
-        try:
-            while True:
-                while not (self._doubtful or self._stuck):
-                    await self._news.park()
-                    backoff.reset()
-                connection = await self._lane.connected()
-                before = len(self._doubtful) + len(self._stuck)
-                try:
-                    await self._resolve(connection)
-                    await self._try_stuck(connection)
-                except ConnectionLost:
-                    self._lane.close()
-                if 0 < before <= len(self._doubtful) + len(self._stuck):
-                    await backoff.pause()
-        finally:
-            self._lane.close()
+        while True:
+            while not (self._doubtful or self._stuck):
+                await self._idle.wait(None)
+                backoff.reset()
+            connection = await self._lane.connected(bridge)
+            before = len(self._doubtful) + len(self._stuck)
+            try:
+                await self._resolve(connection)
+                await self._try_stuck(connection)
+            except ConnectionLost:
+                self._lane.close()
+            if 0 < before <= len(self._doubtful) + len(self._stuck):
+                await bridge.run(backoff.pause)
+
+    def _call(self) -> None:
+        for walk in self._idle.take(1):
+            self._later(partial(walk.resume, None))
 
     async def _resolve(self, connection: Connection) -> None:
         walks = list(self._doubtful)[:_MOST]

@@ -2,51 +2,37 @@
 
 `load_state` answers from the cache or parks at the gate of loads; `store_state` parks at the gate of
 commits, or, when nothing is to be committed and the state came from the cache, at the gate of loads with
-a check that it is still the newest. Gatherers with a connection each serve the gates. While PostgreSQL is
-away everything stays parked: the node's sweep answers callers at their deadline and calls `sweep` here.
+a check that it is still the newest. Gatherers with a connection each serve the gates: walks, so that a
+commit costs no switch of trio tasks. While PostgreSQL is away everything stays parked: the node's sweep
+answers callers at their deadline and calls `sweep` here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from functools import partial
 from typing import Final
 
-import attrs
 import trio
 
 from inversion.config import Limits
-from inversion.errors import Abandoned, Code, Conflict, Overrun, RuntimeBroken
-from inversion.gate import Gate, Walk
-from inversion.ids import new_id_bytes
+from inversion.errors import Abandoned, Code, Overrun, RuntimeBroken
+from inversion.gate import Bridge, GatheredGate, Walk
+from inversion.ids import new_turn_id
 from inversion.messages import NO_STATE, Address, Answer, Change, MessageOut, State, Stored, Turn
 from inversion.observe.metrics import Counters
-from inversion.state import migrate, rows, sql
+from inversion.state import migrate, sql
 from inversion.state.cache import StateCache
 from inversion.state.committer import Committer
 from inversion.state.lane import Backoff, Lane, Log
-from inversion.state.postgres import Connection, ConnectionLost, Settings, StatementFailed, refused
-from inversion.state.resolver import LOCKED, TRANSIENT, Resolver
+from inversion.state.loader import Loader, Loading, Read, Readers
+from inversion.state.postgres import ConnectionLost, Settings, StatementFailed
+from inversion.state.resolver import Resolver
 from inversion.state.rows import Check, Commit
+from inversion.watch import Watch
 
-_MOST_LOADS: Final = 64
-#: What a gathered load should bring at most, by the average of those before it.
-_LOAD_BYTES: Final = 4 << 20
 #: How often idle connections are looked at: a dead one makes the node not ready.
 _LOOK_INTERVAL_S: Final = 1.0
-
-
-@attrs.define(slots=True, eq=False)
-class _Read:
-    """Somebody wants to look at an entity; no turn."""
-
-    address: Address
-    forsaken: bool = False
-    state: State | None = None
-    error: Exception | None = None
-
-
-_Loading = Turn | _Read | Check
-_LoadWalk = Walk[_Loading, State]
 
 
 def _quiet(_sentence: str) -> None:
@@ -60,6 +46,7 @@ class PostgresStore:
         self,
         conninfo: str,
         limits: Limits,
+        watch: Watch,
         *,
         loaders: int = 1,
         committers: int = 2,
@@ -69,15 +56,15 @@ class PostgresStore:
         self._limits = limits
         self._log = log
         self._counters = counters or Counters()
-        settings = Settings()
-        self._load_lanes = [Lane(conninfo, settings, (sql.LOAD, sql.OUTDATED), log) for _ in range(loaders)]
-        self._commit_lanes = [
-            Lane(conninfo, settings, (sql.COMMIT, sql.UNLOCKED), log) for _ in range(committers)
-        ]
-        self._resolver = Resolver(Lane(conninfo, settings, (sql.COMMIT, sql.FIND), log))
-        self._loads: Gate[_Loading, State] = Gate()
-        self._commits: Gate[Commit, None] = Gate()
-        self._average_state_bytes = 0.0
+        self._watch = watch
+        lane = partial(Lane, conninfo, Settings(), watch=watch, log=log)
+        self._load_lanes = [lane((sql.LOAD, sql.OUTDATED)) for _ in range(loaders)]
+        self._commit_lanes = [lane((sql.COMMIT, sql.UNLOCKED)) for _ in range(committers)]
+        self._resolver_lane = lane((sql.COMMIT, sql.FIND))
+        self._resolver = Resolver(self._resolver_lane, watch.later)
+        self._loads: GatheredGate[Loading, State] = GatheredGate(watch.later)
+        self._commits: GatheredGate[Commit, None] = GatheredGate(watch.later)
+        self._readers = Readers(self._loads)
         self._looked_s = 0.0
         self.cache = StateCache(limits.cache_bytes)
 
@@ -101,28 +88,40 @@ class PostgresStore:
 
         Waits for a database that is away. Raises UnfitServer, NotMigrated, SchemaTooNew, SchemaChanged.
         """
+        gatherers = _Gatherers()
         try:
             await self._open_first(self._load_lanes[0])
             async with trio.open_nursery() as nursery:
+                bridge = Bridge(nursery)
                 for lane in self._load_lanes:
-                    nursery.start_soon(self._load_forever, lane)
+                    gatherers.start(Loader(lane, self._loads, self._counters).run(bridge))
                 for lane in self._commit_lanes:
-                    nursery.start_soon(Committer(lane, self._commits, self._resolver, self._counters).run)
-                nursery.start_soon(self._resolver.run)
+                    committer = Committer(lane, self._commits, self._resolver, self._counters)
+                    gatherers.start(committer.run(bridge))
+                gatherers.start(self._resolver.run(bridge))
                 task_status.started()
+                await gatherers.failure()
         finally:
-            for lane in (*self._load_lanes, *self._commit_lanes):
+            gatherers.close()
+            for lane in (*self._load_lanes, *self._commit_lanes, self._resolver_lane):
                 lane.close()
 
     def sweep(self, now_s: float) -> None:
         """Let go of what nobody waits for any more; now and then look at idle connections."""
+        self._readers.sweep(now_s)
         self._loads.withdraw(_forsaken, Abandoned)
         self._commits.withdraw(_forsaken, Abandoned)
         self._resolver.sweep()
+        for lane in (*self._load_lanes, *self._commit_lanes, self._resolver_lane):
+            lane.sweep(now_s)
         if now_s - self._looked_s >= _LOOK_INTERVAL_S:
             self._looked_s = now_s
-            for lane in (*self._load_lanes, *self._commit_lanes):
-                lane.look()
+            for lane in self._load_lanes:
+                if not lane.look():
+                    self._loads.stir()
+            for lane in self._commit_lanes:
+                if not lane.look():
+                    self._commits.stir()
 
     async def load_state(self, turn: Turn) -> State:
         """Step 2. The state of the turn's entity, from the cache if it is there."""
@@ -155,7 +154,7 @@ class PostgresStore:
             address.function.encode(),
             address.key.encode(),
             versions[-1],
-            new_id_bytes(),
+            new_turn_id(),
             state.turn,
             value,
         )
@@ -168,28 +167,12 @@ class PostgresStore:
         self.cache.put(address, State(value, versions[-1], commit.id))
         return Stored(answers, versions, out.content_type)
 
-    async def read_state(self, address: Address) -> State:
-        """The newest committed state, gathered with the loads. Called under trio; bounded by the caller."""
-        read = _Read(address)
-        done = trio.Event()
+    async def read_state(self, address: Address, deadline_s: float) -> State:
+        """For a walk: the newest committed state, gathered with the loads.
 
-        async def wait_for_state() -> None:
-            read.state = await self._loads.wait(read)
-
-        def ended(error: Exception | None) -> None:
-            read.error = error
-            done.set()
-
-        walk: _LoadWalk = Walk(wait_for_state(), ended)
-        walk.start()
-        try:
-            await done.wait()
-        finally:
-            read.forsaken = True
-        if read.error is not None:
-            raise read.error
-        assert read.state is not None
-        return read.state
+        Raises StoreUnavailable when the deadline (perf_counter) has passed.
+        """
+        return await self._readers.wait(Read(address, deadline_s))
 
     async def _confirm(self, check: Check) -> None:
         try:
@@ -226,70 +209,34 @@ class PostgresStore:
                     self._log(complaint)
                 await backoff.pause()
 
-    async def _load_forever(self, lane: Lane) -> None:
-        while True:
-            connection = await lane.connected()
-            most = int(_LOAD_BYTES / (self._average_state_bytes + 1))
-            walks = await lane.gather(self._loads, max(1, min(most, _MOST_LOADS)))
-            checks = [walk for walk in walks if isinstance(walk.item, Check)]
-            loads = [walk for walk in walks if not isinstance(walk.item, Check)] if checks else walks
-            if loads:
-                await self._load(connection, loads)
-            if checks:
-                await self._check(connection, checks)
 
-    async def _load(self, connection: Connection, walks: Sequence[_LoadWalk]) -> None:
-        addresses = [walk.item.address for walk in walks]
-        try:
-            found = await connection.execute(sql.LOAD, rows.load_parameters(addresses))
-        except ConnectionLost:
-            self._park(walks)
-        except StatementFailed as failure:
-            if len(walks) > 1 and failure.sqlstate != LOCKED:
-                half = len(walks) // 2
-                await self._load(connection, walks[:half])
-                await self._load(connection, walks[half:])
-            else:
-                await self._refused(walks, failure)
-        else:
-            self._counters.load_batches += 1
-            self._counters.loads += len(walks)
-            for walk, state in zip(walks, rows.loaded_states(found, len(walks)), strict=True):
-                self._average_state_bytes += (len(state.value or b"") - self._average_state_bytes) / 64
-                walk.resume(state)
+class _Gatherers:
+    """The walks of one `run`."""
 
-    async def _check(self, connection: Connection, walks: Sequence[_LoadWalk]) -> None:
-        checks = [walk.item for walk in walks if isinstance(walk.item, Check)]
-        try:
-            found = await connection.execute(sql.OUTDATED, rows.check_parameters(checks))
-        except ConnectionLost:
-            self._park(walks)
-        except StatementFailed as failure:
-            await self._refused(walks, failure)
-        else:
-            self._counters.checks += len(walks)
-            outdated = set(rows.places(found)) if found.count else ()
-            for place, walk in enumerate(walks):
-                if place in outdated:
-                    walk.throw(Conflict())
-                else:
-                    walk.resume(NO_STATE)
+    def __init__(self) -> None:
+        self._coroutines: list[Coroutine[object, object, None]] = []
+        self._failed = trio.Event()
+        self._error: Exception | None = None
 
-    async def _refused(self, walks: Sequence[_LoadWalk], failure: StatementFailed) -> None:
-        if failure.sqlstate not in TRANSIENT:
-            for walk in walks:
-                walk.throw(refused("to read the state", failure))
-            return
-        # The whole table is locked, say: reading takes no row locks. Their callers' deadlines decide.
-        self._park(walks)
-        await Backoff().pause()
+    def start(self, coroutine: Coroutine[object, object, None]) -> None:
+        self._coroutines.append(coroutine)
+        Walk[object, object](coroutine, self._ended).start()
 
-    def _park(self, walks: Sequence[_LoadWalk]) -> None:
-        for walk in walks:
-            self._loads.park(walk)
+    async def failure(self) -> None:
+        """Wait for ever, or raise what ended one of them."""
+        await self._failed.wait()
+        raise self._error or RuntimeError("a gatherer of the store ended")
+
+    def close(self) -> None:
+        for coroutine in self._coroutines:
+            coroutine.close()
+
+    def _ended(self, error: Exception | None) -> None:
+        self._error = self._error or error
+        self._failed.set()
 
 
-def _forsaken(item: _Loading | Commit) -> bool:
+def _forsaken(item: Loading | Commit) -> bool:
     return item.forsaken
 
 
