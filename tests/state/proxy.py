@@ -17,16 +17,18 @@ from inversion.watch import Watch
 
 SOCKET_NAME = ".s.PGSQL.5432"
 _BIND = b"B"
+#: The statements that commit.
+COMMITS = (sql.COMMIT.name, sql.COMMIT_ONE.name)
 
 
 class Proxy:
-    """Forwards bytes. The plans are for the next message that holds `marker`; each works once."""
+    """Forwards bytes. The plans are for the next message that holds a marker; each works once."""
 
-    def __init__(self, url: str, folder: Path, marker: bytes) -> None:
+    def __init__(self, url: str, folder: Path, *markers: bytes) -> None:
         server = conninfo_to_dict(url)
         self._server = f"{server['host']}/.s.PGSQL.{server.get('port') or 5432}"
         self._folder = folder
-        self._marker = marker
+        self._markers = markers
         self.url = make_conninfo(url, host=str(folder), port="5432")
         self.lose_request = False  #: cut before the server has seen it
         self.lose_reply = False  #: the server has done it, nobody hears of it
@@ -89,7 +91,7 @@ class Proxy:
                 if self.refuse_options and b"options\0" in request:
                     await client.send_all(_fatal(b"08P01", b"unsupported startup parameter: options"))
                     return
-                marked = self._marker in request and request[:1] == _BIND
+                marked = request[:1] == _BIND and any(marker in request for marker in self._markers)
                 if marked and self.lose_request:
                     self.lose_request = False
                     self._cut()
@@ -136,7 +138,7 @@ def _fatal(sqlstate: bytes, message: bytes) -> bytes:
 @asynccontextmanager
 async def through_proxy(url: str, folder: Path) -> AsyncIterator[tuple[PostgresStore, Proxy]]:
     """A store with one committer behind a proxy that can play its tricks on commits."""
-    proxy = Proxy(url, folder, sql.COMMIT.name)
+    proxy = Proxy(url, folder, *COMMITS)
     async with trio.open_nursery() as nursery:
         await nursery.start(proxy.run)
         async with running(PostgresStore(proxy.url, Limits(), Watch(), committers=1)) as store:

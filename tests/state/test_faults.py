@@ -11,14 +11,13 @@ import psycopg
 import pytest
 import trio
 import trio.testing
-from proxy import Proxy, through_proxy
+from proxy import COMMITS, Proxy, through_proxy
 from walking import DELETING, KEEPING, a_store, commit, load, put, putting, read, running, sql, turn_of, walk
 
 from fix_postgres import Cluster
 from inversion.config import Limits
 from inversion.errors import Abandoned, Code, Conflict, InversionError
 from inversion.messages import Address, State
-from inversion.state import sql as statements
 from inversion.state.migrate import NotMigrated, migrate
 from inversion.state.postgres import UnfitServer
 from inversion.state.store import PostgresStore
@@ -211,7 +210,7 @@ async def test_a_commit_that_came_with_a_warning_is_looked_up_before_it_is_ackno
 async def test_a_store_waits_for_a_database_that_is_down_at_start(
     database_url: str, socket_folder: Path
 ) -> None:
-    proxy = Proxy(database_url, socket_folder, statements.COMMIT.name)
+    proxy = Proxy(database_url, socket_folder, *COMMITS)
     said: list[str] = []
     store = PostgresStore(proxy.url, Limits(), Watch(), log=said.append)
     async with trio.open_nursery() as nursery:
@@ -339,7 +338,7 @@ async def test_what_ends_a_gatherer_ends_the_store(database_url: str) -> None:
 async def test_a_pooler_that_refuses_options_gets_unnamed_statements(
     database_url: str, socket_folder: Path
 ) -> None:
-    proxy = Proxy(database_url, socket_folder, statements.COMMIT.name)
+    proxy = Proxy(database_url, socket_folder, *COMMITS)
     proxy.refuse_options = True
     said: list[str] = []
     store = PostgresStore(proxy.url, Limits(), Watch(), log=said.append)

@@ -38,11 +38,13 @@ class StateCache:
     def put(self, address: Address, state: State) -> None:
         entry = (address.function, address.key)
         entries = self._entries
-        old = entries.pop(entry, None)
-        if old is not None:
-            self.held_bytes -= _size_bytes(entry, old)
+        old = entries.get(entry)
         entries[entry] = state
-        self.held_bytes += _size_bytes(entry, state)
+        if old is None:
+            self.held_bytes += _size_bytes(entry, state)
+        else:
+            entries.move_to_end(entry)
+            self.held_bytes += len(state.value or b"") - len(old.value or b"")
         while self.held_bytes > self._limit_bytes and entries:
             oldest, evicted = entries.popitem(last=False)
             self.held_bytes -= _size_bytes(oldest, evicted)

@@ -76,9 +76,7 @@ class Committer:
         if not sending:
             return
         try:
-            sent = await connection.execute(
-                sql.COMMIT, rows.commit_parameters([walk.item for walk in sending])
-            )
+            sent = await connection.execute(*rows.commit_statement([walk.item for walk in sending]))
         except ConnectionLost as lost:
             self._counters.database_losses += 1
             if lost.sent:

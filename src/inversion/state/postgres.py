@@ -89,6 +89,7 @@ class Settings:
             "enable_hashjoin": "off",
             "enable_mergejoin": "off",
             "jit": "off",
+            "plan_cache_mode": "force_generic_plan",
         }
         return " ".join(f"-c {name}={value}" for name, value in values.items())
 
@@ -190,11 +191,10 @@ class Connection:
     async def execute(self, statement: sql.Statement, parameters: Sequence[bytes | None] = ()) -> Rows:
         """Run one statement with binary parameters; returns when the server is ready for the next."""
         formats = _BINARY_EACH[len(parameters)]
-        pgconn, text = self._pgconn, statement.text
+        pgconn, name, text = self._pgconn, statement.name, statement.text
         if self.pooler:
             result = await self._ask(True, pgconn.send_query_params, text, parameters, None, formats, _BINARY)
         else:
-            name = statement.name
             if name not in self._prepared:
                 await self.prepare(statement)
             result = await self._ask(True, pgconn.send_query_prepared, name, parameters, formats, _BINARY)
@@ -242,14 +242,13 @@ class Connection:
             return await self._finish(sent)
         except StatementFailed:
             raise
-        except psycopg.Error as error:
+        except BaseException as error:  # lost, interrupted, cancelled
             self.close()
-            raise ConnectionLost(" ".join(str(error).split()), sent=sent) from None
-        except Interrupted:
-            self.close()
-            raise ConnectionLost("no reply for too long", sent=sent) from None
-        except BaseException:  # lost, or cancelled
-            self.close()
+            if isinstance(error, Interrupted):
+                detail = f"no reply within {self._settings.reply_timeout_s:g} s"
+                raise ConnectionLost(detail, sent=sent) from None
+            if isinstance(error, psycopg.Error):
+                raise ConnectionLost(" ".join(str(error).split()), sent=sent) from None
             raise
 
     async def _finish(self, sent: bool) -> pq_abc.PGresult:

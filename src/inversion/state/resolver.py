@@ -131,7 +131,7 @@ class Resolver:
 
     async def _resolve_together(self, connection: Connection, walks: Sequence[CommitWalk]) -> None:
         commits = [walk.item for walk in walks]
-        sent = await connection.execute(sql.COMMIT, rows.commit_parameters(commits))
+        sent = await connection.execute(*rows.commit_statement(commits))
         if sent.warned:
             return
         returned = {sent.value(row, 0) for row in range(sent.count)}
@@ -175,7 +175,7 @@ class Resolver:
                 continue
             turn.commit_sent = True
             try:
-                sent = await connection.execute(sql.COMMIT, rows.commit_parameters([walk.item]))
+                sent = await connection.execute(*rows.commit_statement([walk.item]))
             except StatementFailed as failure:
                 turn.commit_sent = False
                 if failure.sqlstate not in TRANSIENT and self._leaves(walk):

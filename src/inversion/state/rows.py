@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import attrs
 
 from inversion.messages import Address, State, Turn
-from inversion.state import arrays
+from inversion.state import arrays, sql
 from inversion.state.postgres import Rows
 
 
@@ -44,8 +44,13 @@ class Check:
         return self.turn.forsaken
 
 
-def commit_parameters(commits: Sequence[Commit]) -> Sequence[bytes]:
-    return [
+def commit_statement(commits: Sequence[Commit]) -> tuple[sql.Statement, Sequence[bytes | None]]:
+    """The statement that commits these, and its parameters."""
+    if len(commits) == 1 and commits[0].replaced is not None:
+        one = commits[0]
+        version = one.version.to_bytes(8, "big")
+        return sql.COMMIT_ONE, (one.function, one.key, version, one.id, one.replaced, one.state)
+    return sql.COMMIT, [
         arrays.texts([commit.function for commit in commits]),
         arrays.texts([commit.key for commit in commits]),
         arrays.int8s([commit.version for commit in commits]),

@@ -59,8 +59,8 @@ class PostgresStore:
         self._watch = watch
         lane = partial(Lane, conninfo, Settings(), watch=watch, log=log)
         self._load_lanes = [lane((sql.LOAD, sql.OUTDATED)) for _ in range(loaders)]
-        self._commit_lanes = [lane((sql.COMMIT, sql.UNLOCKED)) for _ in range(committers)]
-        self._resolver_lane = lane((sql.COMMIT, sql.FIND))
+        self._commit_lanes = [lane((sql.COMMIT, sql.COMMIT_ONE, sql.UNLOCKED)) for _ in range(committers)]
+        self._resolver_lane = lane((sql.COMMIT, sql.COMMIT_ONE, sql.FIND))
         self._resolver = Resolver(self._resolver_lane, watch.later)
         self._loads: GatheredGate[Loading, State] = GatheredGate(watch.later)
         self._commits: GatheredGate[Commit, None] = GatheredGate(watch.later)

@@ -120,6 +120,8 @@ LOAD: Final = statement(_QUERIES["load"])
 OUTDATED: Final = statement(_QUERIES["outdated"])
 #: text[] functions, keys, int8[] versions, uuid[] turns, uuid[] prevs, text[] states -> (turn uuid) applied.
 COMMIT: Final = statement(_QUERIES["commit"])
+#: The same for one turn of an entity that exists: half the server's work, for a node with one caller.
+COMMIT_ONE: Final = statement(_QUERIES["commit_one"])
 #: text[] functions, text[] keys -> (ordinal int8, turn uuid, prev uuid), each row locked.
 FIND: Final = statement(_QUERIES["find"])
 #: text[] functions, text[] keys -> (ordinal int8) of the rows that nobody has locked.

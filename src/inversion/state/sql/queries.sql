@@ -23,6 +23,12 @@ SELECT m.function, m.key, m.version, m.turn, m.prev, m.state, now()
  WHERE e.turn = excluded.prev
 RETURNING e.turn;
 
+-- name: commit_one
+UPDATE inversion.entity
+   SET version = $3::int8, turn = $4::uuid, prev = $5::uuid, state = $6::text, updated_at = now()
+ WHERE function = $1::text AND key = $2::text AND turn = $5::uuid
+RETURNING turn;
+
 -- name: find
 SELECT m.at, e.turn, e.prev
   FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS m (function, key, at)
