@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
+from time import perf_counter
+from typing import NamedTuple
 
 import attrs
 
@@ -27,9 +29,11 @@ class Step(Enum):
     SEND_RESPONSE = "send_response"
 
 
-@attrs.frozen(slots=True)
-class Address:
-    """One entity, or a function without a key: then the call is stateless."""
+class Address(NamedTuple):
+    """One entity, or a function without a key: then the call is stateless.
+
+    A tuple, for it is hashed and compared several times a request.
+    """
 
     function: str
     key: str | None
@@ -66,8 +70,7 @@ class Request:
             self.respond(response)
 
 
-@attrs.frozen(slots=True)
-class State:
+class State(NamedTuple):
     """What the store holds for an entity. `value` None: there is none (never stored, or deleted)."""
 
     value: bytes | None
@@ -91,6 +94,11 @@ class Turn:
     marks: list[float] = attrs.field(factory=list)  #: when each finished step ended
     commit_sent: bool = False  #: from here on the outcome is not ours to decide
 
+    def begin(self, step: Step) -> None:
+        """The step before this one is finished."""
+        self.marks.append(perf_counter())
+        self.step = step
+
     @property
     def abandoned(self) -> bool:
         """A member was answered already (its deadline passed)."""
@@ -111,12 +119,12 @@ class MessageIn:
 
     turn: Turn
     state: State
+    id: str  #: request id + "." + attempt (protocol.md): unique among what is in flight
 
-    @property
-    def id(self) -> str:
-        """Request id + "." + attempt (protocol.md): unique among what is in flight."""
-        first = self.turn.requests[0]
-        return f"{first.id}.{first.attempt}"
+    @classmethod
+    def of(cls, turn: Turn, state: State) -> MessageIn:
+        first = turn.requests[0]
+        return cls(turn, state, f"{first.id}.{first.attempt}")
 
     @property
     def exclusive(self) -> bool:

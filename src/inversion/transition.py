@@ -8,7 +8,6 @@ requests. Until step 5 is sent nothing has happened, so a turn may be run again.
 
 from __future__ import annotations
 
-from time import perf_counter
 from typing import Protocol
 
 from inversion.errors import Abandoned, RetryAsked
@@ -43,18 +42,18 @@ async def transition(turn: Turn, store: Store, runtime: Runtime) -> None:
 def receive_request(turn: Turn) -> None:
     for request in turn.requests:
         request.turn = turn
-    _next(turn, Step.LOAD_STATE)
+    turn.begin(Step.LOAD_STATE)
 
 
 async def load_state(turn: Turn, store: Store) -> State:
     state = await store.load_state(turn)
-    _next(turn, Step.SEND_MESSAGE_IN)
+    turn.begin(Step.SEND_MESSAGE_IN)
     return state
 
 
 async def send_message_in(turn: Turn, runtime: Runtime, state: State) -> Sent:
-    sent = await runtime.send_message_in(MessageIn(turn, state))
-    _next(turn, Step.RECEIVE_MESSAGE_OUT)
+    sent = await runtime.send_message_in(MessageIn.of(turn, state))
+    turn.begin(Step.RECEIVE_MESSAGE_OUT)
     return sent
 
 
@@ -64,7 +63,7 @@ async def receive_message_out(turn: Turn, sent: Sent) -> MessageOut:
         for request in asking:
             request.retries += 1
         raise RetryAsked
-    _next(turn, Step.STORE_STATE)
+    turn.begin(Step.STORE_STATE)
     return out
 
 
@@ -72,7 +71,7 @@ async def store_state(turn: Turn, store: Store, state: State, out: MessageOut) -
     if turn.abandoned:  # a 504 has gone out and said `not_applied`: keep that promise
         raise Abandoned
     stored = await store.store_state(turn, state, out)
-    _next(turn, Step.SEND_RESPONSE)
+    turn.begin(Step.SEND_RESPONSE)
     return stored
 
 
@@ -87,8 +86,3 @@ def send_response(turn: Turn, stored: Stored) -> None:
                 marks=turn.marks,
             )
         )
-
-
-def _next(turn: Turn, step: Step) -> None:
-    turn.marks.append(perf_counter())
-    turn.step = step

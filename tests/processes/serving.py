@@ -68,7 +68,7 @@ class Serving:
         done = trio.Event()
 
         async def steps() -> None:
-            sent = await self.pool(name).send_message_in(MessageIn(turn, state))
+            sent = await self.pool(name).send_message_in(MessageIn.of(turn, state))
             outs.append(await sent.receive_message_out())
 
         def ended(error: Exception | None) -> None:

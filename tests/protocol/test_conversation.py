@@ -37,7 +37,7 @@ def conversation(*ids: str, limits: Limits = LIMITS, **settings: object) -> Conv
 
 
 def message(number: str) -> MessageIn:
-    return MessageIn(a_turn(a_request(n=int(number))), State(None, 0, None))
+    return MessageIn.of(a_turn(a_request(n=int(number))), State(None, 0, None))
 
 
 def answer(event: object) -> MessageOut:

@@ -28,7 +28,7 @@ SMALL = Limits(body_bytes=50, state_bytes=50, response_bytes=50, effects_bytes=5
 
 def message(count: int = 1, key: str | None = "k", state: State = STATE) -> MessageIn:
     requests = [a_request(key, b"%d" % n, n=n) for n in range(1, count + 1)]
-    return MessageIn(a_turn(*requests), state)
+    return MessageIn.of(a_turn(*requests), state)
 
 
 def read(line: bytes, of: MessageIn | None = None, hello: Hello = SILENT, limits: Limits = SMALL):

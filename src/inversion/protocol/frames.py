@@ -91,7 +91,7 @@ def encode_message_in(message: MessageIn) -> bytes:
         state = message.state.value
     if len(requests) == 1:
         head = (
-            f'{{"id":"{first.id}.{first.attempt}","ctx":{{"function":"{address.function}",{of_entity}'
+            f'{{"id":"{message.id}","ctx":{{"function":"{address.function}",{of_entity}'
             f'{_ctx(first)}}},"message":'
         )
         parts = [head.encode(), first.body]

@@ -22,41 +22,38 @@ class StateCache:
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
-        self._entries: OrderedDict[tuple[str, str | None], State] = OrderedDict()
+        self._entries: OrderedDict[Address, State] = OrderedDict()
         self.held_bytes = 0
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def get(self, address: Address) -> State | None:
-        entry = (address.function, address.key)
-        state = self._entries.get(entry)
+        state = self._entries.get(address)
         if state is not None:
-            self._entries.move_to_end(entry)
+            self._entries.move_to_end(address)
         return state
 
     def put(self, address: Address, state: State) -> None:
-        entry = (address.function, address.key)
         entries = self._entries
-        old = entries.get(entry)
-        entries[entry] = state
+        old = entries.get(address)
+        entries[address] = state
         if old is None:
-            self.held_bytes += _size_bytes(entry, state)
+            self.held_bytes += _size_bytes(address, state)
         else:
-            entries.move_to_end(entry)
+            entries.move_to_end(address)
             self.held_bytes += len(state.value or b"") - len(old.value or b"")
         while self.held_bytes > self._limit_bytes and entries:
             oldest, evicted = entries.popitem(last=False)
             self.held_bytes -= _size_bytes(oldest, evicted)
 
     def drop(self, address: Address) -> None:
-        entry = (address.function, address.key)
-        state = self._entries.pop(entry, None)
+        state = self._entries.pop(address, None)
         if state is not None:
-            self.held_bytes -= _size_bytes(entry, state)
+            self.held_bytes -= _size_bytes(address, state)
 
 
-def _size_bytes(entry: tuple[str, str | None], state: State) -> int:
-    function, key = entry
+def _size_bytes(address: Address, state: State) -> int:
+    function, key = address
     value = state.value
     return _ENTRY_BYTES + len(function) + len(key or "") + (0 if value is None else len(value))
