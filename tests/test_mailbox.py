@@ -1,3 +1,4 @@
+import gc
 from time import perf_counter
 
 import pytest
@@ -239,3 +240,18 @@ def test_a_retry_in_a_turn_of_several_runs_again_in_halves(office, runtime):
         sizes.append(len(walks[0].item.turn.requests))
         walks[0].resume(out_for(walks[0].item))
     assert sizes == [1, 1]
+
+
+def test_a_request_leaves_no_cycle_behind(office, runtime, store):
+    gc.collect()
+    gc.disable()
+    try:
+        office.post(a_request())
+        gc.collect()
+        for _ in range(100):
+            office.post(a_request())
+            for keeping in (runtime.seen, store.commits, got):
+                keeping.clear()
+        assert gc.collect() < 100, "a cycle for each request"
+    finally:
+        gc.enable()
