@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from time import perf_counter
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import attrs
 
@@ -27,6 +27,9 @@ class Step(Enum):
     RECEIVE_MESSAGE_OUT = "receive_message_out"
     STORE_STATE = "store_state"
     SEND_RESPONSE = "send_response"
+
+
+_STEPS: Final = tuple(Step)
 
 
 class Address(NamedTuple):
@@ -85,19 +88,21 @@ NO_STATE = State(value=None, version=0, turn=None, fresh=True)
 
 @attrs.define(slots=True, eq=False)
 class Turn:
-    """One pass of one entity on this node. `step` tells a failure where it happened."""
+    """One pass of one entity on this node. `step` tells where a failure happened."""
 
     address: Address
     requests: list[Request]
     begun_s: float
-    step: Step = Step.RECEIVE_REQUEST
     marks: list[float] = attrs.field(factory=list)  #: when each finished step ended
     commit_sent: bool = False  #: from here on the outcome is not ours to decide
 
-    def begin(self, step: Step) -> None:
-        """The step before this one is finished."""
+    @property
+    def step(self) -> Step:
+        """Where it is: the first step that is not finished."""
+        return _STEPS[len(self.marks)]
+
+    def finish_step(self) -> None:
         self.marks.append(perf_counter())
-        self.step = step
 
     @property
     def abandoned(self) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from inversion.errors import Abandoned, RetryAsked
-from inversion.messages import MessageIn, MessageOut, Response, State, Step, Stored, Turn
+from inversion.messages import MessageIn, MessageOut, Response, State, Stored, Turn
 from inversion.protocol.verdict import retry_asked
 
 
@@ -42,18 +42,18 @@ async def transition(turn: Turn, store: Store, runtime: Runtime) -> None:
 def receive_request(turn: Turn) -> None:
     for request in turn.requests:
         request.turn = turn
-    turn.begin(Step.LOAD_STATE)
+    turn.finish_step()
 
 
 async def load_state(turn: Turn, store: Store) -> State:
     state = await store.load_state(turn)
-    turn.begin(Step.SEND_MESSAGE_IN)
+    turn.finish_step()
     return state
 
 
 async def send_message_in(turn: Turn, runtime: Runtime, state: State) -> Sent:
     sent = await runtime.send_message_in(MessageIn.of(turn, state))
-    turn.begin(Step.RECEIVE_MESSAGE_OUT)
+    turn.finish_step()
     return sent
 
 
@@ -63,7 +63,7 @@ async def receive_message_out(turn: Turn, sent: Sent) -> MessageOut:
         for request in asking:
             request.retries += 1
         raise RetryAsked
-    turn.begin(Step.STORE_STATE)
+    turn.finish_step()
     return out
 
 
@@ -71,7 +71,7 @@ async def store_state(turn: Turn, store: Store, state: State, out: MessageOut) -
     if turn.abandoned:  # a 504 has gone out and said `not_applied`: keep that promise
         raise Abandoned
     stored = await store.store_state(turn, state, out)
-    turn.begin(Step.SEND_RESPONSE)
+    turn.finish_step()
     return stored
 
 

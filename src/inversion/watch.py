@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import select
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import trio
@@ -130,15 +130,17 @@ class Readiness:
         self._walk: Walk[object, None] | None = None
         watch.add(file, self._fire)
 
-    async def readable(self) -> None:
-        """Wait, perhaps for a false alarm. Raises Interrupted."""
-        self._want(READABLE)
-        await _WAITING.wait(self)
+    def readable(self) -> Awaitable[None]:
+        """Await it: perhaps for a false alarm. Raises Interrupted."""
+        if self._interest != READABLE:
+            self._want(READABLE)
+        return _WAITING.wait(self)
 
-    async def writable(self) -> None:
-        """Wait, perhaps for a false alarm. Raises Interrupted."""
-        self._want(WRITABLE)
-        await _WAITING.wait(self)
+    def writable(self) -> Awaitable[None]:
+        """Await it: perhaps for a false alarm. Raises Interrupted."""
+        if self._interest != WRITABLE:
+            self._want(WRITABLE)
+        return _WAITING.wait(self)
 
     @property
     def awaited(self) -> bool:
@@ -161,9 +163,8 @@ class Readiness:
         self._walk = walk
 
     def _want(self, what: int) -> None:
-        if self._interest != what:
-            self._interest = what
-            self._watch.change(self._file, what)
+        self._interest = what
+        self._watch.change(self._file, what)
 
     def _fire(self) -> None:
         walk, self._walk = self._walk, None

@@ -18,9 +18,9 @@ def seat(
     return Seat(idle_since_s, limit=depth, depth=depth, spoken=spoken, in_flight=in_flight, **also)
 
 
-def test_the_least_loaded_seat_gets_the_message():
+def test_the_first_seat_with_room_gets_the_message():
     busy, less, full = seat(2), seat(1), seat(4)
-    assert roster(full, busy, less).seat_for(1) is less
+    assert roster(full, busy, less).seat_for(1) is busy
 
 
 def test_light_load_stays_on_the_first_seats():

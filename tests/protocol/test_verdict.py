@@ -84,7 +84,7 @@ def test_what_is_the_answer(error, facts, code):
 )
 def test_a_deadline_says_where_it_passed(step, commit_sent, code, outcome):
     turn = a_turn(a_request())
-    turn.step, turn.commit_sent = step, commit_sent
+    turn.marks, turn.commit_sent = [0.0] * list(Step).index(step), commit_sent
     error = expired(turn)
     assert (error.code, error.outcome) == (code, outcome)
 
@@ -105,7 +105,7 @@ def test_a_deadline_in_the_queue_is_not_applied():
 def test_an_internal_error_is_honest_about_the_commit(step, commit_sent, outcome):
     request = a_request()
     turn = a_turn(request)
-    turn.step, turn.commit_sent = step, commit_sent
+    turn.marks, turn.commit_sent = [0.0] * list(Step).index(step), commit_sent
     verdict = judge(KeyError("x"), turn, request, rerun=1, now_s=perf_counter())
     assert isinstance(verdict, GiveUp)
     assert verdict.error.outcome is outcome

@@ -121,6 +121,10 @@ class Phase(Enum):
     LINGER = "linger"
 
 
+#: Members of an Enum are looked up slowly, and these three are for each request.
+_IDLE, _HEAD, _CALL = Phase.IDLE, Phase.HEAD, Phase.CALL
+
+
 class Connection:
     """See the module. `run` is the walk; the server uses the rest."""
 
@@ -142,7 +146,7 @@ class Connection:
         self._heads = HeadParser(service.body_bytes)
         self._buffer = b""  #: what was read; requests before `_position` are done
         self._position = 0
-        self.phase = Phase.IDLE
+        self.phase = _IDLE
         self.deadline_s = inf  #: monotonic
 
     async def run(self) -> None:
@@ -192,7 +196,7 @@ class Connection:
                 return
             if head is None:
                 return
-            self.phase = Phase.CALL
+            self.phase = _CALL
             self.deadline_s = inf
             try:
                 response = await application.answer(head)
@@ -250,10 +254,10 @@ class Connection:
         buffer = self._buffer[self._position :] if self._position else self._buffer
         self._position = 0
         if buffer:
-            self.phase = Phase.HEAD
+            self.phase = _HEAD
             self.deadline_s = monotonic() + deadlines.head_s
         else:
-            self.phase = Phase.IDLE
+            self.phase = _IDLE
             self.deadline_s = monotonic() + deadlines.idle_s
             if self._service.draining:
                 return -1
@@ -262,11 +266,16 @@ class Connection:
             if len(buffer) > MAX_HEAD_BYTES:
                 raise head_too_large(buffer)
             try:
-                data = await self._read(_READ_BYTES)
+                await self._ready.readable()
+                data = self._socket.recv(_READ_BYTES)
+            except BlockingIOError:
+                continue
             except Interrupted:
-                if self.phase is Phase.IDLE:
-                    return -1
-                raise
+                data = self._just_in_time()
+                if not data:
+                    if self.phase is _IDLE:
+                        return -1
+                    raise
             if not data:
                 if buffer.strip(b"\r\n"):
                     raise refused("the connection ended within a head")
@@ -277,8 +286,8 @@ class Connection:
                 self._buffer = buffer
                 return head_end
             searched = max(0, len(buffer) - 3)
-            if self.phase is Phase.IDLE:
-                self.phase = Phase.HEAD
+            if self.phase is _IDLE:
+                self.phase = _HEAD
                 self.deadline_s = monotonic() + deadlines.head_s
 
     async def _read_body(self, head: HttpRequest) -> None:
@@ -321,14 +330,20 @@ class Connection:
         while True:
             try:
                 await self._ready.readable()
-            except Interrupted:
-                with contextlib.suppress(BlockingIOError):
-                    return self._socket.recv(most)  # it came just in time
-                raise
-            try:
                 return self._socket.recv(most)
             except BlockingIOError:
                 continue
+            except Interrupted:
+                data = self._just_in_time()
+                if not data:
+                    raise
+                return data
+
+    def _just_in_time(self) -> bytes:
+        """What came before the interruption was heard."""
+        with contextlib.suppress(BlockingIOError):
+            return self._socket.recv(_READ_BYTES)
+        return b""
 
     # Writing.
 

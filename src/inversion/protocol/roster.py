@@ -72,19 +72,15 @@ class Roster(Generic[SeatT]):
         self._idle_s = idle_s
 
     def seat_for(self, messages: int) -> SeatT | None:
-        """The least loaded seat that takes a frame of so many messages now."""
-        best: SeatT | None = None
+        """The first seat that takes a frame of so many messages now."""
         for seat in self.seats:
             if (
                 seat.in_flight < seat.depth
                 and not (seat.exclusive or seat.reserved or seat.leaving)
                 and seat.batch >= messages
-                and (best is None or seat.in_flight < best.in_flight)
             ):
-                best = seat
-                if not seat.in_flight:
-                    break
-        return best
+                return seat
+        return None
 
     def seat_alone(self, messages: int) -> SeatT | None:
         """A seat with nothing in flight, for a message that wants to be alone; else one is kept free."""
