@@ -47,7 +47,7 @@ _HELLO_PATIENCE_S: Final = 1.0
 #: How often a drain looks whether the last call was answered.
 _DRAIN_LOOK_S: Final = 0.02
 
-#: A request leaves no cycles behind (a test counts them), so the collector finds next to nothing. Measured at
+#: A request leaves no cycles behind (a test sees to it), so the collector finds next to nothing. Measured at
 #: 64 connections: with Python's 700 a tenth to a fifth of all time goes into looking, and a pause of 20 ms
 #: every second; 20,000 young objects are a few megabytes.
 _YOUNG_OBJECTS: Final = 20_000
