@@ -42,7 +42,8 @@ The modules in reading order. A module imports only what stands above it in this
     processes.exec_mode one process per call
     processes.supervisor  the nursery: executes the roster's plan
     http.framing        where one request ends; what is refused
-    http.connection     one socket, one task, requests in order
+    http.service        what the connections of one server share
+    http.connection     one socket, one walk, requests in order
     http.problem        errors as problem+json
     http.server         listeners, limits, sweeping of slow clients
     http.routes         the ingress: /v1/call, /v1/state

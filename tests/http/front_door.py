@@ -14,9 +14,9 @@ import trio
 from inversion import config
 from inversion.errors import Code, RequestRefused
 from inversion.gate import Bridge
-from inversion.http.connection import Application, Deadlines
 from inversion.http.routes import Ingress
 from inversion.http.server import Listener, Server, open_tcp
+from inversion.http.service import Application, Deadlines
 from inversion.messages import Response, State
 from inversion.watch import Watch
 

@@ -5,8 +5,8 @@ import trio
 import trio.testing
 from front_door import BODY_BYTES, CallsDouble, EndOfAnswers, Seen, get, open_door, post
 
-from inversion.http.connection import Deadlines
 from inversion.http.framing import MAX_FIELDS, MAX_HEAD_BYTES, MAX_TARGET_BYTES
+from inversion.http.service import Deadlines
 from inversion.messages import Response
 
 CALL = b"/v1/call/cart/k"

@@ -11,9 +11,9 @@ import trio.testing
 from front_door import CallsDouble, Client, EndOfAnswers, Seen, open_door, post
 
 from inversion.gate import Bridge
-from inversion.http.connection import Deadlines
 from inversion.http.routes import Ingress
 from inversion.http.server import CannotListen, Server, open_tcp, open_unix
+from inversion.http.service import Deadlines
 from inversion.messages import Response
 from inversion.watch import Watch
 

@@ -18,9 +18,9 @@ import attrs
 
 from inversion import ids, json_text
 from inversion.errors import Code, InversionError, RequestRefused
-from inversion.http.connection import HttpResponse
 from inversion.http.framing import HttpRequest
 from inversion.http.routes import Calls, Ingress, MethodRefused, refuse
+from inversion.http.service import HttpResponse
 from inversion.messages import Hello
 from inversion.observe.metrics import CONTENT_TYPE as METRICS_TYPE
 

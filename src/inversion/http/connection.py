@@ -16,9 +16,7 @@ from enum import Enum
 from http import HTTPStatus
 from math import inf
 from time import monotonic
-from typing import Final, Protocol
-
-import attrs
+from typing import Final
 
 from inversion.errors import Code, InversionError, Outcome, RequestRefused
 from inversion.http.framing import (
@@ -30,8 +28,9 @@ from inversion.http.framing import (
     head_too_large,
     refused,
 )
+from inversion.http.service import HttpResponse, Service
 from inversion.observe.logs import get_logger
-from inversion.watch import Interrupted, Readiness, Watch
+from inversion.watch import Interrupted, Readiness
 
 _log = get_logger("http")
 
@@ -49,65 +48,6 @@ _KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
 _STATUS_LINES: Final = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode("ascii") for status in HTTPStatus
 }
-
-
-@attrs.define(slots=True, eq=False)
-class HttpResponse:
-    """One answer. `fields` are whole lines; Content-Length, Date and Connection are added on the way out."""
-
-    status: int
-    fields: bytes
-    body: bytes
-
-
-class Application(Protocol):
-    """What answers requests: the ingress, or the admin door."""
-
-    async def answer(self, request: HttpRequest) -> HttpResponse:
-        """Answer one request; raises InversionError, or anything else for a bug (500)."""
-        ...
-
-    def refuse(self, error: InversionError) -> HttpResponse:
-        """Put an error into words."""
-        ...
-
-
-@attrs.frozen(slots=True)
-class Deadlines:
-    """How long a client may take. None of it counts while an answer is awaited."""
-
-    head_s: float = 10.0  #: from a request's first byte to the end of its head
-    body_s: float = 60.0  #: for the whole body
-    idle_s: float = 75.0  #: between two requests: longer than the 60 s that load balancers keep
-    send_s: float = 30.0  #: without taking a byte of the answer
-    linger_s: float = 2.0  #: to take the answer after a refusal
-
-
-@attrs.define(slots=True, eq=False)
-class Counters:
-    """Plain integers that the metrics read."""
-
-    connections_open: int = 0
-    connections_total: int = 0
-    connections_refused: int = 0  #: over limits.connections
-    requests_by_class: list[int] = attrs.field(factory=lambda: [0] * 6)  #: answers; index = status // 100
-    framing_refused: int = 0
-    clients_gone: int = 0  #: reset, or gone before they took their answer
-    timeouts: int = 0
-    accept_failures: int = 0
-
-
-@attrs.define(slots=True, eq=False)
-class Service:
-    """What all connections of one server share."""
-
-    application: Application
-    watch: Watch
-    body_bytes: int
-    deadlines: Deadlines
-    counters: Counters = attrs.field(factory=Counters)
-    date_line: bytes = b""
-    draining: bool = False
 
 
 class Phase(Enum):

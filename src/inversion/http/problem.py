@@ -10,7 +10,7 @@ from typing import Final
 
 from inversion import ids, json_text
 from inversion.errors import Code, FunctionError, InversionError, Outcome
-from inversion.http.connection import HttpResponse
+from inversion.http.service import HttpResponse
 
 _FIELDS: Final = b"Content-Type: application/problem+json\r\nInversion-Id: %b\r\nInversion-Outcome: %b\r\n"
 _CHALLENGE: Final = b'WWW-Authenticate: Bearer realm="inversion"\r\n'

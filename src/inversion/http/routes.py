@@ -16,9 +16,9 @@ from urllib.parse import unquote_to_bytes
 
 from inversion import config, ids, json_text
 from inversion.errors import Code, InversionError, Outcome, RequestRefused
-from inversion.http.connection import HttpResponse
 from inversion.http.framing import HttpRequest
 from inversion.http.problem import problem, title
+from inversion.http.service import HttpResponse
 from inversion.messages import Response, State, Step
 
 DEFAULT_HANDLER: Final = "call"

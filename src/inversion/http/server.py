@@ -24,7 +24,8 @@ import trio
 
 from inversion.errors import Code, RequestRefused
 from inversion.gate import Walk
-from inversion.http.connection import Application, Connection, Counters, Deadlines, Phase, Service
+from inversion.http.connection import Connection, Phase
+from inversion.http.service import Application, Counters, Deadlines, Service
 from inversion.observe.logs import get_logger
 from inversion.watch import Watch
 
