@@ -23,6 +23,7 @@
 # starts no process: jq takes frames apart | serve | jq checks and writes the answers.
 
 exec 3>&1 1>&2 # the protocol moves to descriptor 3 before anything can print
+command -v jq > /dev/null || { echo "shim: jq is not on the PATH: install it, this shim reads JSON with it"; exit 127; }
 
 declare -A inversion_wants=() inversion_reads_only=()
 inversion_cases= inversion_declared=

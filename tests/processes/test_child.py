@@ -51,7 +51,8 @@ async def test_a_command_that_cannot_be_started_is_a_problem_and_the_rest_runs(t
             assert caught.value.code is Code.NO_RUNTIME
             assert "function bad" in caught.value.detail
             assert advice in caught.value.detail
-        assert served.supervisor.reports()[0] == ("bad", False, served.pool("bad").problem)
+        name, ok, sentence = served.supervisor.reports()[0]
+        assert (name, ok, f"function bad: {sentence}") == ("bad", False, served.pool("bad").problem)
         assert (await served.call(b"3")).answers[0].response == b"3"
 
 

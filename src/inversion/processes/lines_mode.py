@@ -209,6 +209,8 @@ class LinesPool:
         if not worker.answered:
             ended = worker.how_it_ended()
             self.crash = ended.detail
+            if last_words := str(ended.extra.get("stderr", "")).rpartition("\n")[2]:
+                self.crash = f"{ended.detail}: {last_words}"
             self.known.set()
             self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
             if self.function.hello is HelloRule.REQUIRED and not any(

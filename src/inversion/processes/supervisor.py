@@ -83,7 +83,11 @@ class Supervisor:
 
     def reports(self) -> Sequence[Report]:
         """What can be said of each function by now."""
-        return [Report(name, *pool.report()) for name, pool in self.pools.items()]
+        reports = []
+        for name, pool in self.pools.items():
+            ok, sentence = pool.report()
+            reports.append(Report(name, ok, sentence.removeprefix(f"function {name}: ")))
+        return reports
 
     async def _sweep_for_ever(self) -> None:
         while True:
