@@ -192,3 +192,17 @@ async def test_integers_that_javascript_would_change_are_refused_before_they_rea
     async with start_node(toml) as node:
         answer = await node.call("node/k/add", 2**53)
         assert (answer.status, problem(answer)["code"]) == (400, "bad_number")
+
+
+async def test_callers_do_not_queue_behind_a_hung_process_while_another_can_answer(start_node):
+    toml = SABOTAGE.replace("max = 1", "max = 3").replace('timeout = "2s"', 'timeout = "20s"')
+    toml = toml.replace('sabotage.py"]', 'sabotage.py", "--hello"]')
+    async with start_node(toml) as node, trio.open_nursery() as nursery:
+        assert (await node.call("sabotage/warm/well", 1)).status == 200
+        nursery.start_soon(node.call, "sabotage/hung/never", 1, b"Inversion-Timeout: 4s")
+        statuses = []
+        for n in range(20):
+            answer = await node.call(f"sabotage/k{n}/well", n, b"Inversion-Timeout: 1s")
+            statuses.append(answer.status)
+        # One may have gone to the same process before anything was amiss; it is the last.
+        assert statuses.count(200) >= 19, statuses

@@ -243,6 +243,62 @@ def test_a_retry_in_a_turn_of_several_runs_again_in_halves(office, runtime):
     assert sizes == [1, 1]
 
 
+def test_what_waited_too_long_takes_no_room_in_the_queue(office, runtime):
+    runtime.gate = Gate()
+    for n in range(4):
+        office.post(a_request(n=n, in_s=1))
+    office.sweep(perf_counter() + 2)
+    for n in (5, 6, 7):
+        office.post(a_request(n=n))
+    while walks := runtime.gate.take(9):
+        for walk in walks:
+            walk.resume(out_for(walk.item))
+    assert all(got[f"r{n}"][0].error is None for n in (5, 6, 7))
+
+
+def test_a_caller_whose_next_request_comes_with_its_answer_waits_for_what_runs_again(office, runtime):
+    runtime.gate = Gate()
+    office.limits = Limits()
+    requests = [a_request(n=n) for n in range(3)]
+    requests[1].respond = lambda response: office.post(a_request(n=9))
+    for request in requests:
+        office.post(request)
+    first = runtime.gate.take(1)[0]
+    first.resume(out_for(first.item))
+    both = runtime.gate.take(1)[0]
+    requests[1].deaths = 1  # its second death is its answer; the other runs again
+    both.throw(DIED)
+    order = []
+    while walks := runtime.gate.take(9):
+        (walk,) = walks  # never two turns of one entity
+        order.append([request.id for request in walk.item.turn.requests])
+        walk.resume(out_for(walk.item))
+    assert order == [["r2"], ["r9"]]
+
+
+def test_a_caller_whose_next_request_comes_with_its_answer_is_not_counted_twice(office, runtime):
+    office.limits = Limits(queue=Queues(entity=3, function=1, node=1))
+    request = a_request(n=1)
+    request.respond = lambda response: office.post(a_request(n=2))
+    office.post(request)
+    assert got["r2"][0].error is None
+
+
+def test_behind_a_turn_that_waits_for_the_database_the_deadline_names_the_database(office, store, runtime):
+    gate = Gate()
+
+    async def load_state(turn):
+        return await gate.wait(turn)
+
+    store.load_state = load_state
+    office.post(a_request(n=1, in_s=60))
+    office.post(a_request(n=2, in_s=1))
+    office.sweep(perf_counter() + 2)
+    assert got["r2"][0].error.code is Code.DATABASE_UNAVAILABLE
+    gate.take(1)[0].resume(store.state)
+    assert got["r1"][0].error is None
+
+
 def test_a_request_is_freed_by_count_as_soon_as_it_is_answered(office, runtime, store):
     gc.disable()  # a cycle would stay
     try:

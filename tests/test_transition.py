@@ -4,7 +4,7 @@ import pytest
 
 from inversion import transition as line
 from inversion.errors import Abandoned, FunctionError, RetryAsked
-from inversion.gate import Walk
+from inversion.gate import Gate, Walk
 from inversion.messages import Answer, Change, MessageOut, Step
 from plain import PlainRuntime, PlainStore, a_request, a_turn, got
 
@@ -66,11 +66,24 @@ def test_each_step_that_fails_is_where_the_turn_stops(step, monkeypatch):
     assert got["r1"] == []
 
 
-def test_a_turn_with_an_answered_member_is_not_stored():
+def test_a_turn_with_an_answered_member_is_not_sent():
     store, runtime = PlainStore(), PlainRuntime()
     request = a_request()
     request.answered = True
     assert isinstance(walk(a_turn(request), store, runtime), Abandoned)
+    assert (runtime.seen, store.commits) == ([], [])
+
+
+def test_a_turn_with_a_member_answered_meanwhile_is_not_stored():
+    store, runtime = PlainStore(), PlainRuntime()
+    runtime.gate = Gate()
+    request = a_request()
+    ends = []
+    Walk(line.transition(a_turn(request), store, runtime), ends.append).start()
+    request.answered = True
+    (waiting,) = runtime.gate.take(1)
+    waiting.resume(MessageOut([Answer(b"2", changed=True)], Change.PUT, b"2"))
+    assert isinstance(ends[0], Abandoned)
     assert store.commits == []
 
 

@@ -53,6 +53,7 @@ The modules in reading order. A module imports only what stands above it in this
     embedded.leftovers  what a killed owner left behind
     embedded.server     the local PostgreSQL as one more supervised child
     embedded            its public names
+    exposition          what /metrics shows of a node
     app                 the composition root
     cli.printing        what the commands print, and how they end
     cli.door            the admin door from outside

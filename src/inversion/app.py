@@ -20,19 +20,19 @@ from typing import Final
 import attrs
 import trio
 
-from inversion import __version__
 from inversion.calls import Calls
 from inversion.config import Config
 from inversion.embedded import EmbeddedPostgres, EmbeddedUnavailable
 from inversion.errors import Code, Conflict, InversionError, RuntimeBroken, StoreUnavailable
+from inversion.exposition import metrics_of
 from inversion.http.admin import Admin, FunctionReport, Sources
 from inversion.http.routes import Ingress
 from inversion.http.server import CannotListen, Listener, Server, open_tcp, open_unix
 from inversion.mailbox import PostOffice
 from inversion.messages import Hello, Turn
 from inversion.observe import logs
-from inversion.observe.metrics import Counters, Metrics
-from inversion.processes.supervisor import Pool, Supervisor
+from inversion.observe.metrics import Counters
+from inversion.processes.supervisor import Supervisor
 from inversion.state.migrate import SchemaError, migrate
 from inversion.state.postgres import ConnectionLost, StatementFailed, UnfitServer
 from inversion.state.store import PostgresStore
@@ -188,7 +188,9 @@ class _Node:
         self._calls = calls = Calls(
             self._config, self._office, self._supervisor.pools, self._store, self._counters
         )
-        metrics = self._metrics()
+        metrics = metrics_of(
+            self._counters, self._store, self._office, self._supervisor.pools, lambda: self._servers
+        )
         sources = Sources(self._not_ready, metrics.text, self._function_reports)
         admin = partial(Admin, calls, sources, token=self._options.admin_token)
         self._servers = [
@@ -247,26 +249,8 @@ class _Node:
             for name, pool in self._supervisor.pools.items()
         ]
 
-    def _metrics(self) -> Metrics:
-        metrics = Metrics(self._counters, version=__version__)
-        metrics.gauge("live_requests", "Requests that wait or run.", lambda: len(self._office.live))
-        metrics.gauge("cache_bytes", "Bytes of cached states.", lambda: self._store.cache.held_bytes)
-        metrics.gauge("database_up", "1 while a connection is up.", lambda: float(self._store.available))
-        metrics.gauge("database_waiting", "Turns that wait for a statement.", lambda: self._store.waiting)
-        metrics.gauge("connections_open", "Open HTTP connections.", self._connections_open)
-        metrics.gauges(
-            "processes", "Processes alive.", "function", self._of_pools(lambda p: len(p.processes))
-        )
-        metrics.gauges(
-            "waiting_turns", "Turns without a process.", "function", self._of_pools(lambda p: p.waiting)
-        )
-        return metrics
-
-    def _of_pools(self, read: Callable[[Pool], float]) -> Callable[[], Mapping[str, float]]:
-        return lambda: {name: read(pool) for name, pool in self._supervisor.pools.items()}
-
-    def _connections_open(self) -> float:
-        return sum(server.counters.connections_open for server in self._servers)
+    def _tally(self, code: Code) -> None:
+        self._counters.errors[code] += 1
 
     async def _drain(self) -> None:
         """Answer what was accepted, send the processes home; then everything else may end."""

@@ -120,12 +120,12 @@ class Calls:
         self._office.post(request)
         response = caller.response or await _ANSWERS.wait(caller)
         counted = self._counters.functions[function]
-        error = response.error
-        if error is not None:
-            self._counters.errors[error.code] += 1
+        outcome = Outcome.APPLIED
+        if response.error is not None:
+            outcome = response.error.outcome
         elif response.function_error is not None:
             counted.failed_answers += 1
-        outcome = Outcome.APPLIED if error is None else error.outcome
+            outcome = Outcome.NOT_APPLIED
         counted.answered(outcome, perf_counter() - received_s)
         return request.id, response
 

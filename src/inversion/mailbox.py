@@ -7,7 +7,7 @@ request gets a mailbox of its own, so that every call goes the same straight lin
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Protocol
 
@@ -83,14 +83,20 @@ class Mailbox:
     def _ended(self, error: Exception | None) -> None:
         turn, self.turn = self.turn, None
         assert turn is not None
+        # An answer may bring its caller's next request at once: it waits for what runs again.
+        starting, self._starting = self._starting, True
         for request in turn.requests:
             request.turn = None  # else the two would keep each other from being freed by count
         if error is None:
             self.most = None
         else:
             self._run_again(turn, error)
-        self._office.finished(turn.requests)
+        self._starting = starting
         self._start_turns()
+
+    def drop_answered(self) -> None:
+        """Their deadline passed while they waited: they are not to take room."""
+        self.queue = deque(request for request in self.queue if not request.answered)
 
     def _run_again(self, turn: Turn, error: Exception) -> None:
         now_s = perf_counter()
@@ -108,6 +114,7 @@ class Mailbox:
                     if how is verdict.How.IN_HALVES:
                         self.most = max(1, len(turn.requests) // 2)
                     again.append(request)
+        # In front of what came meanwhile, in their old order.
         self.queue.extendleft(reversed(again))
         self._office.on_failure(turn, error)
 
@@ -150,14 +157,12 @@ class PostOffice:
             raise _full(f"{queues.entity} requests wait for this entity")
         self.live.add(request)
         self._live_of_function[name] += 1
+        request.leave = self._count_out
         mailbox.put(request)
 
-    def finished(self, requests: Iterable[Request]) -> None:
-        """Count those out that have their answer."""
-        for request in requests:
-            if request.answered and request in self.live:
-                self.live.remove(request)
-                self._live_of_function[request.address.function] -= 1
+    def _count_out(self, request: Request) -> None:
+        self.live.discard(request)
+        self._live_of_function[request.address.function] -= 1
 
     def forget(self, mailbox: Mailbox) -> None:
         """An idle mailbox leaves; the next request makes a new one."""
@@ -167,14 +172,21 @@ class PostOffice:
     def sweep(self, now_s: float) -> None:
         """Answer every request whose deadline passed, wherever it is."""
         late = [request for request in self.live if request.deadline_s <= now_s]
+        crowded: dict[Mailbox, None] = {}
         for request in late:
             turn = request.turn
             if turn is not None and verdict.leaves_it_to_the_function_timeout(
                 request, self._pools[request.address.function].begun_s(turn)
             ):
                 continue
-            request.answer(Response(error=verdict.expired(turn)))
-        self.finished(late)
+            mailbox = self._mailboxes.get(request.address)
+            if turn is None and mailbox is not None:
+                crowded[mailbox] = None
+                request.answer(Response(error=verdict.expired_behind(mailbox.turn)))
+            else:
+                request.answer(Response(error=verdict.expired(turn)))
+        for mailbox in crowded:
+            mailbox.drop_answered()
 
 
 def _full(what: str) -> RequestRefused:

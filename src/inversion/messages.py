@@ -59,6 +59,7 @@ class Request:
     seed: str  #: the same for all attempts
     trace: str | None  #: W3C traceparent
     respond: Callable[[Response], None]  #: called exactly once, through `answer`
+    leave: Callable[[Request], None] | None = None  #: called before that: it is counted out
     attempt: int = 1
     deaths: int = 0  #: processes that ended while they held this request
     retries: int = 0  #: times the function asked to be run again
@@ -70,6 +71,8 @@ class Request:
         """Give the caller its answer; a second one is dropped (the deadline may have come first)."""
         if not self.answered:
             self.answered = True
+            if self.leave is not None:
+                self.leave(self)
             self.respond(response)
 
 

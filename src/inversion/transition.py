@@ -52,6 +52,8 @@ async def load_state(turn: Turn, store: Store) -> State:
 
 
 async def send_message_in(turn: Turn, runtime: Runtime, state: State) -> Sent:
+    if turn.abandoned:  # what expired in a queue is never sent
+        raise Abandoned
     sent = await runtime.send_message_in(MessageIn.of(turn, state))
     turn.finish_step()
     return sent

@@ -44,7 +44,7 @@ class Watch:
         self._epoll.register(file, what)
 
     def change(self, file: int, what: int) -> None:
-        """From now on only this is of interest; 0: nothing, until it is changed again."""
+        """From now on only this is of interest."""
         self._epoll.modify(file, what)
 
     def remove(self, file: int) -> None:
@@ -171,13 +171,19 @@ class Readiness:
         self._walk = walk
 
     def _want(self, what: int) -> None:
+        if self._interest:
+            self._watch.change(self._file, what)
+        else:
+            self._watch.add(self._file, self._fire, what)
         self._interest = what
-        self._watch.change(self._file, what)
 
     def _fire(self) -> None:
         walk, self._walk = self._walk, None
         if walk is None:
-            self._want(0)  # nobody waits: ready again and again would keep the loop busy
+            # Nobody waits: ready again and again would keep the loop busy. Not merely of no interest, for
+            # epoll tells of a peer that hung up whatever the interest is.
+            self._interest = 0
+            self._watch.remove(self._file)
         else:
             walk.resume(None)
 

@@ -194,6 +194,13 @@ def test_an_admin_url_that_is_none_is_said_so() -> None:
     assert "is no URL such as" in run("health", "--admin-url", "localhost").stderr
 
 
+@pytest.mark.parametrize("url", ["http://127.0.0.1:99999", "http://[::1"])
+def test_an_admin_url_that_cannot_be_asked_is_wrong_usage(url: str) -> None:
+    result = run("health", "--admin-url", url)
+    assert result.exit_code == 2
+    assert "Traceback" not in result.stderr
+
+
 @pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
 def test_health_tells_ready_from_not_ready(project: Path, status: int, code: int) -> None:
     script = Script(status, {}, b"draining")

@@ -37,6 +37,16 @@ async def test_requests_follow_each_other_on_one_connection() -> None:
     assert door.server.counters.connections_total == 1
 
 
+async def test_pipelined_requests_that_are_refused_let_others_have_their_turn() -> None:
+    async with open_door() as door:
+        greedy = await door.connect()
+        await greedy.send(get(b"/nowhere") * 500)
+        assert await door.is_well()
+        assert door.server.counters.requests_by_class[4] < 500  # it has not had all of its own before
+        statuses = [(await greedy.answer()).status for _ in range(500)]
+    assert statuses == [400] * 500
+
+
 async def test_pipelined_requests_are_answered_in_order() -> None:
     async with open_door() as door:
         raw = b"".join(post(CALL, b"%d" % number) for number in range(50))

@@ -18,24 +18,50 @@ def seat(
     return Seat(idle_since_s, limit=depth, depth=depth, spoken=spoken, in_flight=in_flight, **also)
 
 
+NOW_S = 0.001
+
+
+def test_a_process_whose_oldest_frame_is_out_for_long_gets_no_more():
+    hung, fresh = seat(1, depth=64, service_s=0.0001), seat(1, depth=64, service_s=0.0001)
+    fresh.head_began_s = 5.0
+    planned = roster(hung, fresh)
+    assert planned.seat_for(1, 5.0) is fresh
+    assert planned.room(5.0) == 63
+    fresh.head_began_s = 0.0
+    assert planned.seat_for(1, 5.0) is None
+    assert planned.room(5.0) == 0
+    assert planned.wants_another(0.1)
+
+
+def test_a_slow_process_is_not_taken_for_a_hung_one():
+    slow = seat(1, service_s=1.0)
+    assert roster(slow).seat_for(1, 3.9) is slow
+    assert roster(slow).seat_for(1, 4.1) is None
+    slow.in_flight = 0
+    assert roster(slow).seat_for(1, 100.0) is slow
+
+
 def test_the_first_seat_with_room_gets_the_message():
     busy, less, full = seat(2), seat(1), seat(4)
-    assert roster(full, busy, less).seat_for(1) is busy
+    assert roster(full, busy, less).seat_for(1, NOW_S) is busy
 
 
 def test_light_load_stays_on_the_first_seats():
     first, second = seat(), seat()
-    assert roster(first, second).seat_for(1) is first
+    assert roster(first, second).seat_for(1, NOW_S) is first
 
 
 def test_no_seat_without_room_for_leaving_or_kept_ones():
-    assert roster(seat(4), seat(leaving=True), seat(exclusive=True), seat(reserved=True)).seat_for(1) is None
+    assert (
+        roster(seat(4), seat(leaving=True), seat(exclusive=True), seat(reserved=True)).seat_for(1, NOW_S)
+        is None
+    )
 
 
 def test_a_turn_of_several_goes_where_a_batch_is_understood():
     small, large = seat(), seat(3, batch=8)
-    assert roster(small, large).seat_for(2) is large
-    assert roster(small, large).seat_for(9) is None
+    assert roster(small, large).seat_for(2, NOW_S) is large
+    assert roster(small, large).seat_for(9, NOW_S) is None
 
 
 def test_an_exclusive_message_gets_a_seat_with_nothing_in_flight():
@@ -48,14 +74,14 @@ def test_for_an_exclusive_message_the_least_loaded_seat_is_kept_free():
     planned = roster(busy, less)
     assert planned.seat_alone(1) is None
     assert (busy.reserved, less.reserved) == (False, True)
-    assert planned.seat_for(1) is busy
+    assert planned.seat_for(1, NOW_S) is busy
     less.in_flight = 0
     assert planned.seat_alone(1) is less
     assert not less.reserved
 
 
 def test_room_is_what_the_seats_can_take():
-    assert roster(seat(1), seat(3), seat(5, depth=4), seat(leaving=True)).room == 4
+    assert roster(seat(1), seat(3), seat(5, depth=4), seat(leaving=True)).room(NOW_S) == 4
 
 
 def test_the_first_message_starts_a_process_at_once():

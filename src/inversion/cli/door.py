@@ -15,6 +15,7 @@ from typing import Final
 from urllib.parse import quote, urlsplit
 
 import attrs
+import click
 
 SOCKET_NAME: Final = Path(".inversion") / "admin.sock"
 _DEFAULT_URL: Final = "http://127.0.0.1:9080"
@@ -63,6 +64,12 @@ class Door:
         self, method: str, path: str, body: bytes | None = None, *, timeout_s: float | None = None
     ) -> Reply:
         """Ask once. `timeout_s` None: as long as the server takes. Raises NoServer."""
+        try:
+            return self._ask(method, path, body, timeout_s)
+        except ValueError as error:  # a port out of range, a token or a path that no header or line can hold
+            raise click.UsageError(f"that cannot be asked of {self.place}: {error}") from None
+
+    def _ask(self, method: str, path: str, body: bytes | None, timeout_s: float | None) -> Reply:
         connection = self._connection(timeout_s)
         headers = {} if self.token is None else {"Authorization": f"Bearer {self.token}"}
         if body is not None:
@@ -120,4 +127,7 @@ class _SocketConnection(http.client.HTTPConnection):
 
 def target(*parts: str) -> str:
     """A path of these segments, each percent-encoded as a whole."""
-    return "/" + "/".join(quote(part, safe="") for part in parts)
+    try:
+        return "/" + "/".join(quote(part, safe="") for part in parts)
+    except UnicodeEncodeError:
+        raise click.UsageError("a function, key or handler is not valid UTF-8") from None

@@ -19,7 +19,7 @@ import attrs
 from inversion import ids, json_text
 from inversion.errors import Code, InversionError, RequestRefused
 from inversion.http.framing import HttpRequest
-from inversion.http.routes import Calls, Ingress, MethodRefused, refuse
+from inversion.http.routes import Calls, Ingress, MethodRefused
 from inversion.http.service import HttpResponse
 from inversion.messages import Hello
 from inversion.observe.metrics import CONTENT_TYPE as METRICS_TYPE
@@ -62,8 +62,9 @@ class Admin:
         token: str | None,
         trusted: bool = False,
         hosts: Collection[str] = (),
+        tally: Callable[[Code], None] = lambda code: None,
     ) -> None:
-        self._ingress = Ingress(calls, read_state=True)
+        self._ingress = Ingress(calls, read_state=True, tally=tally)
         self._sources = sources
         self._token_hash = sha256(token.encode()).digest() if token else None
         self._trusted = trusted
@@ -93,7 +94,7 @@ class Admin:
 
     def refuse(self, error: InversionError) -> HttpResponse:
         """An error that no call produced."""
-        return refuse(error)
+        return self._ingress.refuse(error)
 
     def _check_host(self, request: HttpRequest) -> None:
         host = _without_port(request.fields.get(b"host", b"").decode("latin-1"))

@@ -39,6 +39,9 @@ _READ_BYTES: Final = 64 << 10
 #: What is read and thrown away after a refusal, so that the answer is not lost to a reset (RFC 9112, 9.6).
 _LINGER_BYTES: Final = 4 << 20
 
+#: Pipelined requests may be refused without any wait: so many, then the others have their turn.
+_MOST_IN_A_ROW: Final = 16
+
 #: SO_LINGER on, zero seconds: close sends a reset.
 _RESET: Final = struct.pack("ii", 1, 0)
 
@@ -125,7 +128,13 @@ class Connection:
     async def _converse(self) -> None:
         service = self._service
         application = service.application
+        in_a_row = 0
         while True:
+            if self._buffer:
+                in_a_row += 1
+                if in_a_row == _MOST_IN_A_ROW:
+                    in_a_row = 0
+                    await self._ready.writable()  # it is: the others have their turn meanwhile
             try:
                 head = await self._receive()
             except RequestRefused as error:
@@ -211,7 +220,7 @@ class Connection:
             except BlockingIOError:
                 continue
             except Interrupted:
-                data = self._just_in_time()
+                data = self._just_in_time(_READ_BYTES)
                 if not data:
                     if self.phase is _IDLE:
                         return -1
@@ -274,15 +283,15 @@ class Connection:
             except BlockingIOError:
                 continue
             except Interrupted:
-                data = self._just_in_time()
+                data = self._just_in_time(most)
                 if not data:
                     raise
                 return data
 
-    def _just_in_time(self) -> bytes:
+    def _just_in_time(self, most: int) -> bytes:
         """What came before the interruption was heard."""
         with contextlib.suppress(BlockingIOError):
-            return self._socket.recv(_READ_BYTES)
+            return self._socket.recv(most)
         return b""
 
     # Writing.

@@ -9,7 +9,7 @@ is refused by name: a caller who asks for exactly-once must never be served with
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Final, Protocol
 from urllib.parse import unquote_to_bytes
@@ -89,9 +89,12 @@ class Calls(Protocol):
 class Ingress:
     """The application behind port 8080."""
 
-    def __init__(self, calls: Calls, *, read_state: bool) -> None:
+    def __init__(
+        self, calls: Calls, *, read_state: bool, tally: Callable[[Code], None] = lambda code: None
+    ) -> None:
         self._calls = calls
         self._read_state = read_state
+        self._tally = tally  #: told the code of every refusal and failure that is ours
 
     async def answer(self, request: HttpRequest) -> HttpResponse:
         """One request, one answer; every failure is an InversionError."""
@@ -111,6 +114,7 @@ class Ingress:
 
     def refuse(self, error: InversionError) -> HttpResponse:
         """An error that no call produced."""
+        self._tally(error.code)
         return refuse(error)
 
     async def _call(self, request: HttpRequest, segments: Sequence[bytes]) -> HttpResponse:
@@ -134,6 +138,8 @@ class Ingress:
             timeout_s=None if timeout is None else _timeout_s(timeout),
             trace=None if trace is None or _TRACE.fullmatch(trace) is None else trace.decode("ascii"),
         )
+        if response.error is not None:
+            self._tally(response.error.code)
         return _render(request_id, response, begun_s)
 
     def _target(self, segments: Sequence[bytes]) -> tuple[str, str | None, str]:

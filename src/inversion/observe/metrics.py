@@ -85,8 +85,6 @@ class Counters:
     checks: int = 0  #: reads found to be the newest
     unknown_outcomes: int = 0  #: commits whose answer was lost
     database_losses: int = 0  #: connections that broke
-    connections: int = 0  #: HTTP connections accepted
-    connections_refused: int = 0
 
     @classmethod
     def of(cls, functions: Iterable[str]) -> Counters:
@@ -107,8 +105,6 @@ _NODE_HELP: Final = {
     "checks": "Reads that were found to be the newest.",
     "unknown_outcomes": "Commits whose answer was lost.",
     "database_losses": "Database connections that broke.",
-    "connections": "HTTP connections accepted.",
-    "connections_refused": "HTTP connections over the limit.",
 }
 _FUNCTION_HELP: Final = {
     "failed_answers": "Answers that were the function's own error.",
@@ -122,7 +118,8 @@ _FUNCTION_HELP: Final = {
 
 
 @attrs.frozen(slots=True)
-class _Gauge:
+class _Shown:
+    family: type[GaugeMetricFamily] | type[CounterMetricFamily]
     name: str
     help: str
     label: str | None
@@ -135,7 +132,7 @@ class Metrics:
     def __init__(self, counters: Counters, *, version: str) -> None:
         self._counters = counters
         self._version = version
-        self._gauges: list[_Gauge] = []
+        self._shown: list[_Shown] = []
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(_Families(self._collect))
         ProcessCollector(registry=self._registry)
@@ -143,11 +140,15 @@ class Metrics:
 
     def gauge(self, name: str, help: str, read: Callable[[], float]) -> None:
         """Show `inversion_<name>`, read whenever somebody asks."""
-        self._gauges.append(_Gauge(name, help, None, lambda: {"": read()}))
+        self._shown.append(_Shown(GaugeMetricFamily, name, help, None, lambda: {"": read()}))
 
     def gauges(self, name: str, help: str, label: str, read: Callable[[], Mapping[str, float]]) -> None:
         """As `gauge`, one value for each value of a bounded label."""
-        self._gauges.append(_Gauge(name, help, label, read))
+        self._shown.append(_Shown(GaugeMetricFamily, name, help, label, read))
+
+    def counter(self, name: str, help: str, read: Callable[[], float]) -> None:
+        """Show `inversion_<name>_total`, which somebody else counts."""
+        self._shown.append(_Shown(CounterMetricFamily, name, help, None, lambda: {"": read()}))
 
     def text(self) -> bytes:
         """The body of /metrics (CONTENT_TYPE)."""
@@ -169,12 +170,11 @@ class Metrics:
         for code, count in self._counters.errors.items():
             errors.add_metric([code.wire], count)
         yield errors
-        for gauge in self._gauges:
-            shown = GaugeMetricFamily(
-                f"inversion_{gauge.name}", gauge.help, labels=[] if gauge.label is None else [gauge.label]
-            )
-            for label, value in gauge.read().items():
-                shown.add_metric([] if gauge.label is None else [label], value)
+        for each in self._shown:
+            labels = [] if each.label is None else [each.label]
+            shown = each.family(f"inversion_{each.name}", each.help, labels=labels)
+            for label, value in each.read().items():
+                shown.add_metric([label] if labels else [], value)
             yield shown
 
     def _calls(self) -> Iterator[Metric]:

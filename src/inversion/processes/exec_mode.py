@@ -100,7 +100,7 @@ class ExecPool:
     def sweep(self, now_s: float) -> None:
         """Every 50 ms."""
         if self._waiting.waiting:
-            self._waiting.withdraw(_is_forsaken, Abandoned)
+            self._waiting.withdraw(_is_abandoned, Abandoned)
         for call in tuple(self._calls):
             call.sweep(now_s)
 
@@ -130,6 +130,7 @@ class ExecPool:
 
     def _start_waiting(self) -> None:
         self._start_due = False
+        self._waiting.withdraw(_is_abandoned, Abandoned)
         room = self.function.processes.max - len(self._calls)
         for walk in self._waiting.take(min(room, _STARTS_AT_ONCE)):
             try:
@@ -173,5 +174,5 @@ class ExecPool:
         return RuntimeBroken(Code.DRAINING, detail, retry_after_s=1)
 
 
-def _is_forsaken(message: MessageIn) -> bool:
-    return message.turn.forsaken
+def _is_abandoned(message: MessageIn) -> bool:
+    return message.turn.abandoned

@@ -107,7 +107,7 @@ class LinesPool:
     async def send_message_in(self, message: MessageIn) -> Flight:
         """Step 3. Parks while no process has room."""
         if not message.exclusive and not self.waiting:
-            worker = self._roster.seat_for(len(message.turn.requests))
+            worker = self._roster.seat_for(len(message.turn.requests), perf_counter())
             if worker is not None:
                 return worker.send(message)
         if self._closed:
@@ -153,7 +153,7 @@ class LinesPool:
         """Every 50 ms."""
         for gate in (self._waiting, self._waiting_alone):
             if gate.waiting:
-                gate.withdraw(_is_forsaken, Abandoned)
+                gate.withdraw(_is_abandoned, Abandoned)
         for worker in tuple(self._roster.seats):
             worker.sweep(now_s)
         if self._closed:
@@ -247,6 +247,7 @@ class LinesPool:
 
     def _assign_alone(self) -> None:
         gate = self._waiting_alone
+        gate.withdraw(_is_abandoned, Abandoned)
         while gate.waiting:
             worker = self._roster.seat_alone(len(gate.waiting[0].item.turn.requests))
             if worker is None:
@@ -257,14 +258,17 @@ class LinesPool:
 
     def _assign_to_free(self) -> None:
         gate = self._waiting
-        while gate.waiting and (room := self._roster.room):
+        now_s = perf_counter()
+        while gate.waiting and (room := self._roster.room(now_s)):
             taken = gate.take(room)
             for number, walk in enumerate(taken):
-                messages = len(walk.item.turn.requests)
-                worker = self._roster.seat_for(messages)
-                if worker is not None:
+                turn = walk.item.turn
+                worker = self._roster.seat_for(len(turn.requests), now_s)
+                if turn.abandoned:
+                    walk.throw(Abandoned())
+                elif worker is not None:
                     walk.resume(worker.send(walk.item))
-                elif messages > self.batch:
+                elif len(turn.requests) > self.batch:
                     # The function's new code takes smaller turns: have this one cut again.
                     walk.throw(Abandoned())
                 else:
@@ -305,5 +309,5 @@ class LinesPool:
                 walk.throw(RuntimeBroken(error.code, error.detail, extra=error.extra))
 
 
-def _is_forsaken(message: MessageIn) -> bool:
-    return message.turn.forsaken
+def _is_abandoned(message: MessageIn) -> bool:
+    return message.turn.abandoned

@@ -72,7 +72,6 @@ class Worker(Seat):
         self._flush_due = False
         self._end_by_s: float | None = None
         self._end = "its process is still there"
-        self._head_began_s = 0.0
         self._busy_since_s = 0.0
         self._flooding = False
         self.dismissed = False  #: it was told to leave
@@ -112,7 +111,7 @@ class Worker(Seat):
         self.exclusive = message.exclusive
         self.in_flight += 1
         if self.in_flight == 1:
-            self._head_began_s = self._busy_since_s = perf_counter()
+            self.head_began_s = self._busy_since_s = perf_counter()
             if not (self._flush_due or self._watch.in_round):
                 self._flush()
                 return flight
@@ -196,7 +195,7 @@ class Worker(Seat):
         self._flooding = self.strays - strays > FLOOD_LINES
         if said and self._flights:
             # It could not begin before it was up: starting is not counted as work.
-            self._head_began_s = self._busy_since_s = now_s
+            self.head_began_s = self._busy_since_s = now_s
         if settled:
             self._note_answers(len(settled), head, now_s)
         if conversation.hello is not was_hello and conversation.hello is not None:
@@ -218,7 +217,7 @@ class Worker(Seat):
         self.served(answers, now_s - self._busy_since_s)
         self._busy_since_s = now_s
         if head not in self._flights:
-            self._head_began_s = now_s
+            self.head_began_s = now_s
         if not left:
             self.exclusive = False
             self.idle_since_s = now_s
@@ -255,7 +254,7 @@ class Worker(Seat):
         if self._end_by_s is not None and now_s >= self._end_by_s:
             self._break(Code.FUNCTION_CRASHED, "it closed its end of a pipe and did not exit")
             self.child.kill()
-        elif self.in_flight and now_s - self._head_began_s >= self._function.timeout_s:
+        elif self.in_flight and now_s - self.head_began_s >= self._function.timeout_s:
             self._time_out()
         elif not self.spoken and now_s - self.child.started_s >= HELLO_S:
             if self._function.hello is HelloRule.REQUIRED:
@@ -267,7 +266,7 @@ class Worker(Seat):
     def begun_s(self, turn: Turn) -> float | None:
         """When the process could begin this turn; None: it is not the oldest here."""
         head = next(iter(self._flights.values()), None)
-        return self._head_began_s if head is not None and head.message.turn is turn else None
+        return self.head_began_s if head is not None and head.message.turn is turn else None
 
     @property
     def life(self) -> Life:

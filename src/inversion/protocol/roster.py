@@ -27,6 +27,10 @@ _SHORTEST_S: Final = 1e-6
 #: sooner needs no second process.
 PATIENCE_S: Final = 0.01
 
+#: A process that has not answered for so long, beyond four times what it usually takes, may never: others
+#: are asked first. A busy machine's hiccups are shorter.
+STALLED_S: Final = 0.02
+
 
 @attrs.define(slots=True, eq=False)
 class Seat:
@@ -42,6 +46,13 @@ class Seat:
     reserved: bool = False  #: an exclusive message waits for it to finish
     depth: int = 1  #: frames it gets: `limit`, or less when it is slow
     service_s: float = 0.0  #: smoothed seconds for one frame; 0: not measured yet
+    head_began_s: float = 0.0  #: when it could begin the oldest frame in flight
+
+    def has_room(self, now_s: float) -> bool:
+        """Takes another frame. Not while its oldest is out for long: what came behind would hang with it."""
+        if self.in_flight >= self.depth or self.exclusive or self.reserved or self.leaving:
+            return False
+        return not self.in_flight or now_s - self.head_began_s < STALLED_S + 4 * self.service_s
 
     def served(self, frames: int, busy_s: float) -> None:
         """`frames` were answered in `busy_s` of work: plan with that."""
@@ -71,14 +82,10 @@ class Roster(Generic[SeatT]):
         self._processes = processes
         self._idle_s = idle_s
 
-    def seat_for(self, messages: int) -> SeatT | None:
+    def seat_for(self, messages: int, now_s: float) -> SeatT | None:
         """The first seat that takes a frame of so many messages now."""
         for seat in self.seats:
-            if (
-                seat.in_flight < seat.depth
-                and not (seat.exclusive or seat.reserved or seat.leaving)
-                and seat.batch >= messages
-            ):
+            if seat.batch >= messages and seat.has_room(now_s):
                 return seat
         return None
 
@@ -98,14 +105,9 @@ class Roster(Generic[SeatT]):
         for seat in self.seats:
             seat.reserved = False
 
-    @property
-    def room(self) -> int:
+    def room(self, now_s: float) -> int:
         """Frames that could be handed out now."""
-        return sum(
-            seat.depth - seat.in_flight
-            for seat in self.seats
-            if seat.in_flight < seat.depth and not (seat.exclusive or seat.reserved or seat.leaving)
-        )
+        return sum(seat.depth - seat.in_flight for seat in self.seats if seat.has_room(now_s))
 
     def wants_another(self, waited_s: float) -> bool:
         """Should one more process be started, when messages have been waiting so long?"""

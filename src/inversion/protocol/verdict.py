@@ -88,10 +88,17 @@ def retry_asked(requests: Sequence[Request], out: MessageOut) -> list[Request]:
     ]
 
 
+def expired_behind(turn: Turn | None) -> InversionError:
+    """What a caller is told whose request still waited, behind the turn that its entity is in."""
+    if turn is not None and turn.step in (Step.LOAD_STATE, Step.STORE_STATE):
+        return _no_database()
+    return InversionError(Code.DEADLINE, "the deadline passed while the request waited for its entity")
+
+
 def expired(turn: Turn | None) -> InversionError:
     """What a caller is told whose deadline passed while its request was where `turn` says."""
     if turn is None:
-        return InversionError(Code.DEADLINE, "the deadline passed while the request waited for its entity")
+        return expired_behind(None)
     if turn.commit_sent:
         return InversionError(
             Code.DEADLINE,
@@ -99,14 +106,18 @@ def expired(turn: Turn | None) -> InversionError:
             outcome=Outcome.UNKNOWN,
         )
     if turn.step in (Step.LOAD_STATE, Step.STORE_STATE):
-        return InversionError(
-            Code.DATABASE_UNAVAILABLE,
-            "the deadline passed while waiting for the database; nothing was sent to it",
-            retry_after_s=1,
-        )
+        return _no_database()
     if turn.step is Step.SEND_MESSAGE_IN:
         return InversionError(Code.DEADLINE, "the deadline passed while waiting for a free process")
     return InversionError(Code.DEADLINE, "the deadline passed before the function answered")
+
+
+def _no_database() -> InversionError:
+    return InversionError(
+        Code.DATABASE_UNAVAILABLE,
+        "the deadline passed while waiting for the database; nothing was sent to it",
+        retry_after_s=1,
+    )
 
 
 def leaves_it_to_the_function_timeout(request: Request, begun_s: float | None) -> bool:

@@ -105,6 +105,11 @@ class Lane:
         if self._connection is not None:
             self._connection.sweep(now_s)
 
+    def close_if_dead(self) -> None:
+        """For a connection that nobody uses just now."""
+        if self._connection is not None and not self._connection.closed:
+            self._connection.alive()  # closes it if it is not
+
     def close(self) -> None:
         if self._connection is not None:
             self._connection.close()

@@ -93,6 +93,11 @@ class Resolver:
             del self._stuck[walk]
             walk.throw(Abandoned())
 
+    def look(self) -> None:
+        """While it rests, a connection that has died is let go of."""
+        if self._idle.waiting:
+            self._lane.close_if_dead()
+
     async def run(self, bridge: Bridge) -> None:
         backoff = Backoff()
         while True:
@@ -122,6 +127,8 @@ class Resolver:
         except StatementFailed:
             # One row is locked, say: each for itself, and what fails stays for the next pass.
             for walk in walks:
+                if walk not in self._doubtful:
+                    continue  # the sweep has said `unknown` of it: nothing is sent for it any more
                 try:
                     await self._resolve_together(connection, [walk])
                 except StatementFailed:

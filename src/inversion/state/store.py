@@ -122,6 +122,7 @@ class PostgresStore:
             for lane in self._commit_lanes:
                 if not lane.look():
                     self._commits.stir()
+            self._resolver.look()
 
     async def load_state(self, turn: Turn) -> State:
         """Step 2. The state of the turn's entity, from the cache if it is there."""

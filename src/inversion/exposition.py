@@ -1,0 +1,54 @@
+"""What /metrics shows of one node beside its counters: read from the parts whenever somebody asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Final
+
+from inversion import __version__
+from inversion.http.server import Server
+from inversion.mailbox import PostOffice
+from inversion.observe.metrics import Counters, Metrics
+from inversion.processes.supervisor import Pool
+from inversion.state.store import PostgresStore
+
+#: Counters of http/service.py -> what /metrics says of them.
+_DOOR_HELP: Final = {
+    "connections_total": "HTTP connections accepted.",
+    "connections_refused": "HTTP connections over the limit.",
+    "framing_refused": "Requests refused for how they were framed.",
+    "clients_gone": "Clients that went before they took their answer.",
+    "timeouts": "Connections ended because the client was too slow.",
+    "accept_failures": "Times no connection could be accepted.",
+}
+
+
+def metrics_of(
+    counters: Counters,
+    store: PostgresStore,
+    office: PostOffice,
+    pools: Mapping[str, Pool],
+    servers: Callable[[], Sequence[Server]],
+) -> Metrics:
+    """The node's metrics; `servers` is asked late, for the doors open last."""
+    metrics = Metrics(counters, version=__version__)
+    metrics.gauge("live_requests", "Requests that wait or run.", lambda: len(office.live))
+    metrics.gauge("cache_bytes", "Bytes of cached states.", lambda: store.cache.held_bytes)
+    metrics.gauge("database_up", "1 while a connection is up.", lambda: float(store.available))
+    metrics.gauge("database_waiting", "Turns that wait for a statement.", lambda: store.waiting)
+
+    def at_the_doors(name: str) -> int:
+        return sum(getattr(server.counters, name) for server in servers())
+
+    metrics.gauge("connections_open", "Open HTTP connections.", partial(at_the_doors, "connections_open"))
+    for name, text in _DOOR_HELP.items():
+        metrics.counter(f"http_{name.removesuffix('_total')}", text, partial(at_the_doors, name))
+
+    def of_pools(read: Callable[[Pool], float]) -> Callable[[], Mapping[str, float]]:
+        return lambda: {name: read(pool) for name, pool in pools.items()}
+
+    metrics.gauges("processes", "Processes alive.", "function", of_pools(lambda pool: len(pool.processes)))
+    waiting = of_pools(lambda pool: pool.waiting)
+    metrics.gauges("waiting_turns", "Turns without a process.", "function", waiting)
+    return metrics
