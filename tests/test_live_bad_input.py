@@ -195,7 +195,7 @@ async def test_integers_that_javascript_would_change_are_refused_before_they_rea
 
 
 async def test_callers_do_not_queue_behind_a_hung_process_while_another_can_answer(start_node):
-    toml = SABOTAGE.replace("max = 1", "max = 3").replace('timeout = "2s"', 'timeout = "20s"')
+    toml = SABOTAGE.replace("max = 1", "max = 3").replace('timeout = "2s"', 'timeout = "6s"')
     toml = toml.replace('sabotage.py"]', 'sabotage.py", "--hello"]')
     async with start_node(toml) as node, trio.open_nursery() as nursery:
         assert (await node.call("sabotage/warm/well", 1)).status == 200
