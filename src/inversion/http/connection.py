@@ -156,10 +156,7 @@ class Connection:
                 response = application.refuse(_internal())
             keep_alive = head.keep_alive and not service.draining
             data = self._render(response, keep_alive, head.old, head.method == b"HEAD")
-            try:
-                sent = self._socket.send(data)
-            except BlockingIOError:
-                sent = 0
+            sent = await service.departures.wait((self._socket, data))
             if sent < len(data):
                 await self._send_rest(memoryview(data)[sent:])
             if not keep_alive:
