@@ -133,6 +133,7 @@ class _Node:
             self._config.limits,
             self._note_failure,
         )
+        self._watch.expects = lambda: bool(self._office.live)
         self._nursery.start_soon(self._sweep)
         self._open_doors(listeners)
         await self._supervisor.first_words(_HELLO_PATIENCE_S)

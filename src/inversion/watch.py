@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import select
 from collections.abc import Awaitable, Callable
+from time import perf_counter
 from typing import Final
 
 import trio
@@ -20,9 +21,11 @@ from inversion.gate import DirectGate, Walk
 
 READABLE: Final = select.EPOLLIN
 WRITABLE: Final = select.EPOLLOUT
-#: Under load more is ready when a round ends: so many may follow before trio's own tasks have their turn,
-#: which costs as much as two or three requests.
-_ROUNDS_AT_ONCE: Final = 8
+#: While answers are due the watch stays at its files: trio's own turn costs as much as two or three
+#: requests, and a process or PostgreSQL answers within this...
+_NEXT_S: Final = 0.001
+#: ...but accepting, deadlines and signals are trio's, and wait no longer than this.
+_STAY_S: Final = 0.004
 #: Files served in one round; the rest comes in the next.
 _MOST_READY: Final = 256
 
@@ -31,6 +34,7 @@ class Watch:
     """Registered files and put-off calls. Everything runs in the loop's thread."""
 
     def __init__(self) -> None:
+        self.expects: Callable[[], bool] = lambda: False  #: are answers due? Whoever knows sets it
         self._epoll = select.epoll()
         self._calls: dict[int, Callable[[], None]] = {}
         self._later: list[Callable[[], None]] = []
@@ -88,13 +92,13 @@ class Watch:
         epoll_file = self._epoll.fileno()
         while True:
             await trio.lowlevel.wait_readable(epoll_file)
-            for _ in range(_ROUNDS_AT_ONCE):
-                if self._serve_round() < 2:
-                    break
+            leave_s = perf_counter() + _STAY_S
+            while self._serve_round(_NEXT_S if self.expects() else 0) and perf_counter() < leave_s:
+                continue
 
-    def _serve_round(self) -> int:
-        """Serve what is ready now; how much that was."""
-        ready = self._epoll.poll(0, _MOST_READY)
+    def _serve_round(self, patience_s: float = 0) -> int:
+        """Serve what is ready now, or within that time; how much that was."""
+        ready = self._epoll.poll(patience_s, _MOST_READY)
         self.in_round = True
         try:
             for file, _ in ready:
