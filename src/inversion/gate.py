@@ -146,9 +146,10 @@ class GatheredGate(Gate[ItemT, ResultT]):
             self._later(self._wake)
 
     def _wake(self) -> None:
+        # The one that came last: its connection's server process is still warm.
         self._due = False
         while self.waiting and self._gatherers.waiting:
-            self._gatherers.take(1)[0].resume(None)
+            self._gatherers.waiting.pop().resume(None)
 
 
 class Bridge:
