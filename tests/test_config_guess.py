@@ -8,7 +8,7 @@ import pytest
 
 from inversion.config import Mode
 from inversion.config_file import ConfigError
-from inversion.config_guess import for_file, guess, name_for
+from inversion.config_guess import guess, name_for
 
 
 def make(folder: Path, name: str, content: bytes = b"", *, executable: bool = False) -> Path:
@@ -20,7 +20,7 @@ def make(folder: Path, name: str, content: bytes = b"", *, executable: bool = Fa
 
 
 def command(path: Path) -> tuple[str, ...]:
-    (function,) = for_file(path).functions.values()
+    (function,) = guess(path).config.functions.values()
     assert function.folder == path.parent
     return function.command
 
@@ -78,12 +78,12 @@ def test_what_cannot_be_guessed_is_an_error_with_a_remedy(
     tmp_path: Path, name: str, content: bytes, remedy: str
 ) -> None:
     with pytest.raises(ConfigError, match=remedy):
-        for_file(make(tmp_path, name, content))
+        guess(make(tmp_path, name, content))
 
 
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file"):
-        for_file(tmp_path / "nothing.py")
+        guess(tmp_path / "nothing.py")
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_the_mode_is_guessed_from_the_text(tmp_path: Path, content: bytes, mode:
 
 
 def test_a_mode_that_is_given_is_not_guessed(tmp_path: Path) -> None:
-    config = for_file(make(tmp_path, "a.sh", b"wc -w\n"), Mode.LINES)
+    config = guess(make(tmp_path, "a.sh", b"wc -w\n"), Mode.LINES).config
     assert config.functions["a"].mode is Mode.LINES
 
 

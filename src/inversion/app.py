@@ -193,7 +193,7 @@ class _Node:
             self._counters, self._store, self._office, self._supervisor.pools, lambda: self._servers
         )
         sources = Sources(self._not_ready, metrics.text, self._function_reports)
-        admin = partial(Admin, calls, sources, token=self._options.admin_token)
+        admin = partial(Admin, calls, sources, token=self._options.admin_token, tally=self._tally)
         self._servers = [
             Server(
                 application,
@@ -202,7 +202,11 @@ class _Node:
                 connections=limits.connections,
             )
             for application in (
-                Ingress(calls, read_state=self._options.dev or self._config.http.read_state),
+                Ingress(
+                    calls,
+                    read_state=self._options.dev or self._config.http.read_state,
+                    tally=self._tally,
+                ),
                 admin(),
                 admin(trusted=True),
             )

@@ -56,13 +56,8 @@ class Guess:
     reason: str
 
 
-def for_file(path: Path, mode: Mode | None = None) -> Config:
-    """A Config with one function, run from `path`. Raises ConfigError when there is no telling how."""
-    return guess(path, mode).config
-
-
 def guess(path: Path, mode: Mode | None = None) -> Guess:
-    """As `for_file`, with the reason."""
+    """One file as a function, and why it is run like this. Raises ConfigError when there is no telling how."""
     file = path.absolute()
     try:
         with file.open("rb") as opened:

@@ -154,10 +154,6 @@ class Readiness:
             self._want(WRITABLE)
         return _WAITING.wait(self)
 
-    @property
-    def awaited(self) -> bool:
-        return self._walk is not None
-
     def interrupt(self) -> None:
         """End the wait, if there is one."""
         walk, self._walk = self._walk, None

@@ -184,6 +184,7 @@ class Ingress:
             error = RequestRefused(
                 Code.NO_STATE, f"{function.name} has no state under this key", outcome=Outcome.APPLIED
             )
+            self._tally(error.code)
             return problem(error, more_fields=b"" if state.turn is None else etag)
         fields = _FIELDS % (b"application/json", ids.new_id().encode("ascii"))
         return HttpResponse(200, fields + etag, state.value)

@@ -42,6 +42,10 @@ _LEFT_BYTES: Final = 4 << 20
 _DEFAULT_SIGNALS: Final = (signal.SIGPIPE, signal.SIGXFSZ)
 
 
+#: This node has no files, processes or memory left just now.
+_SHORTAGES: Final = frozenset((errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM))
+
+
 class CannotStart(Exception):
     """The command does not exist or cannot be executed; the message says which and what to do."""
 
@@ -217,6 +221,8 @@ class Child:
         except (OSError, ValueError) as error:
             for file in opened:
                 os.close(file)
+            if isinstance(error, OSError) and error.errno in _SHORTAGES:
+                raise  # nothing is wrong with the command
             raise CannotStart(_why_not(recipe, error)) from None
         for file in (stdin, stdout, stderr):
             os.close(file)

@@ -149,8 +149,11 @@ class ExecPool:
             call = ExecCall(
                 self.function, self._limits, message, recipe, self._watch, self._log_line, self._ended
             )
-        except (CannotStart, OSError) as problem:
+        except CannotStart as problem:
             raise self._no_runtime(str(problem)) from None
+        except OSError as shortage:  # this node has no files or processes left just now: this call's bad luck
+            detail = f"function {self.function.name}: no process could be started: {shortage.strerror}"
+            raise RuntimeBroken(Code.NO_RUNTIME, detail, retry_after_s=1) from None
         self._counters.starts += 1
         self._calls.add(call)
         return call.flight

@@ -281,7 +281,11 @@ class LinesPool:
             recipe = Recipe.of(self.function)
             worker = Worker(self, self.function, recipe, self._limits, self._watch, self._log_line)
         except (CannotStart, OSError) as problem:  # the latter: this node has no files left
-            self.problem = str(problem)
+            self.problem = (
+                str(problem)
+                if isinstance(problem, CannotStart)
+                else f"function {self.function.name}: no process could be started: {problem.strerror}"
+            )
             self.known.set()
             if not self._roster.seats:
                 self._fail_waiting(RuntimeBroken(Code.NO_RUNTIME, self.problem))
