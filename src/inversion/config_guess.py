@@ -57,7 +57,7 @@ class Guess:
 
 
 def guess(path: Path, mode: Mode | None = None) -> Guess:
-    """One file as a function, and why it is run like this. Raises ConfigError when there is no telling how."""
+    """One file as a function, and why it is run so. Raises ConfigError when there is no telling how."""
     file = path.absolute()
     try:
         with file.open("rb") as opened:
