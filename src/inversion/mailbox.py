@@ -65,7 +65,9 @@ class Mailbox:
     def _cut(self) -> list[Request]:
         """Take the next turn's requests: as many as fit into one frame."""
         requests: list[Request] = []
-        most = min(self.pool.batch, self.most or self.pool.batch)
+        if not self.queue:
+            return requests  # as after nearly every turn
+        most = self.pool.batch if self.most is None else min(self.pool.batch, self.most)
         room_bytes = self._office.limits.body_bytes
         while self.queue:
             request = self.queue[0]
