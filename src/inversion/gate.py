@@ -22,19 +22,32 @@ ResultT = TypeVar("ResultT")
 class Walk(Generic[ItemT, ResultT]):
     """One coroutine on its way from gate to gate. `ended` is called once, with its error or None."""
 
-    __slots__ = ("_coroutine", "_ended", "item")
+    __slots__ = ("_coroutine", "_ended", "_send", "item")
 
     def __init__(self, coroutine: Coroutine[object, object, None], ended: Callable[[Exception | None], None]):
         self._coroutine = coroutine
+        self._send: Callable[[object], object] = coroutine.send
         self._ended = ended
         self.item: ItemT
 
     def start(self) -> None:
-        self._advance(self._coroutine.send, None)
+        self._advance(self._send, None)
 
     def resume(self, result: ResultT) -> None:
         """Go on with what the gate's work produced. Called by the gatherer, exactly once per wait."""
-        self._advance(self._coroutine.send, result)
+        # `_advance`, written out: a call less for each wait of each request.
+        try:
+            parked = self._send(result)
+        except StopIteration:
+            self._ended(None)
+        except Exception as error:
+            self._ended(error)
+        else:
+            if type(parked) is tuple:
+                gate, self.item = parked
+                gate.park(self)
+            else:
+                self._refuse()
 
     def throw(self, error: Exception) -> None:
         """Go on with a failure, raised where the coroutine waits."""
@@ -48,20 +61,15 @@ class Walk(Generic[ItemT, ResultT]):
         except Exception as error:
             self._ended(error)
         else:
-            # Anything else that is awaited (a trio function, say) would wait for ever: fail loudly.
-            if not isinstance(parked, _Parking):
-                self.throw(RuntimeError("a turn may only await a gate, not trio"))
-                return
-            self.item = parked.item  # type: ignore[assignment]  # the gate and its item are a pair
-            parked.gate.park(self)  # type: ignore[arg-type]
+            if type(parked) is tuple:
+                gate, self.item = parked
+                gate.park(self)
+            else:
+                self._refuse()
 
-
-class _Parking:
-    __slots__ = ("gate", "item")
-
-    def __init__(self, gate: Gate[ItemT, ResultT], item: ItemT):
-        self.gate: Gate[object, object] = gate  # type: ignore[assignment]
-        self.item: object = item
+    def _refuse(self) -> None:
+        """Anything else that is awaited (a trio function, say) would wait for ever: fail loudly."""
+        self.throw(RuntimeError("a turn may only await a gate, not trio"))
 
 
 class Gate(Generic[ItemT, ResultT]):
@@ -73,7 +81,7 @@ class Gate(Generic[ItemT, ResultT]):
     @types.coroutine
     def wait(self, item: ItemT) -> Generator[object, ResultT, ResultT]:
         """Park the current walk with its item; returns what the gatherer resumes it with."""
-        return (yield _Parking(self, item))
+        return (yield self, item)  # a bare tuple: the cheapest thing that says both
 
     def park(self, walk: Walk[ItemT, ResultT]) -> None:
         self.waiting.append(walk)

@@ -46,7 +46,15 @@ class Mailbox:
         self.most: int | None = None  #: after an overrun: no more than this in a turn
 
     def put(self, request: Request) -> None:
-        self.queue.append(request)
+        if self.turn is None and not self._starting and not self.queue:
+            # Nearly always: nothing to choose from, so nothing is queued and cut out again.
+            self._starting = True
+            self._start([request])
+            self._starting = False
+            if self.turn is not None:
+                return
+        else:
+            self.queue.append(request)
         self._start_turns()
 
     def _start_turns(self) -> None:
@@ -55,12 +63,15 @@ class Mailbox:
             return
         self._starting = True
         while self.turn is None and (requests := self._cut()):
-            self.turn = turn = Turn(self.address, requests, perf_counter())
-            walk: Walk[object, object] = Walk(transition(turn, self._office.store, self.pool), self._ended)
-            walk.start()
+            self._start(requests)
         self._starting = False
         if self.turn is None:
             self._office.forget(self)
+
+    def _start(self, requests: list[Request]) -> None:
+        self.turn = turn = Turn(self.address, requests, perf_counter())
+        walk: Walk[object, object] = Walk(transition(turn, self._office.store, self.pool), self._ended)
+        walk.start()
 
     def _cut(self) -> list[Request]:
         """Take the next turn's requests: as many as fit into one frame."""

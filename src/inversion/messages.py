@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
-from time import perf_counter
 from typing import Final, NamedTuple
 
 import attrs
@@ -103,9 +102,6 @@ class Turn:
     def step(self) -> Step:
         """Where it is: the first step that is not finished."""
         return _STEPS[len(self.marks)]
-
-    def finish_step(self) -> None:
-        self.marks.append(perf_counter())
 
     @property
     def abandoned(self) -> bool:
@@ -207,6 +203,12 @@ class Hello:
     cancel: bool = False
     integers: int = 64  #: 53: larger integers are refused before they reach it
     handlers: Mapping[str, Handler] | None = None  #: None: it did not say, any name goes
+    readers: frozenset[str] = attrs.field(init=False)  #: handlers that must not change the state
+
+    @readers.default
+    def _find_readers(self) -> frozenset[str]:
+        handlers = (self.handlers or {}).values()
+        return frozenset(handler.name for handler in handlers if handler.reads_only)
 
 
 #: A program that knows nothing of us: one frame at a time, any handler.

@@ -8,6 +8,7 @@ requests. Until step 5 is sent nothing has happened, so a turn may be run again.
 
 from __future__ import annotations
 
+from time import perf_counter
 from typing import Protocol
 
 from inversion.errors import Abandoned, RetryAsked
@@ -42,12 +43,12 @@ async def transition(turn: Turn, store: Store, runtime: Runtime) -> None:
 def receive_request(turn: Turn) -> None:
     for request in turn.requests:
         request.turn = turn
-    turn.finish_step()
+    turn.marks.append(perf_counter())
 
 
 async def load_state(turn: Turn, store: Store) -> State:
     state = await store.load_state(turn)
-    turn.finish_step()
+    turn.marks.append(perf_counter())
     return state
 
 
@@ -55,7 +56,7 @@ async def send_message_in(turn: Turn, runtime: Runtime, state: State) -> Sent:
     if turn.abandoned:  # what expired in a queue is never sent
         raise Abandoned
     sent = await runtime.send_message_in(MessageIn.of(turn, state))
-    turn.finish_step()
+    turn.marks.append(perf_counter())
     return sent
 
 
@@ -65,7 +66,7 @@ async def receive_message_out(turn: Turn, sent: Sent) -> MessageOut:
         for request in asking:
             request.retries += 1
         raise RetryAsked
-    turn.finish_step()
+    turn.marks.append(perf_counter())
     return out
 
 
@@ -73,7 +74,7 @@ async def store_state(turn: Turn, store: Store, state: State, out: MessageOut) -
     if turn.abandoned:  # a 504 has gone out and said `not_applied`: keep that promise
         raise Abandoned
     stored = await store.store_state(turn, state, out)
-    turn.finish_step()
+    turn.marks.append(perf_counter())
     return stored
 
 
@@ -81,10 +82,11 @@ def send_response(turn: Turn, stored: Stored) -> None:
     for request, answer, version in zip(turn.requests, stored.answers, stored.versions, strict=True):
         request.answer(
             Response(
-                body=b"null" if answer.response is None else answer.response,
-                content_type=stored.content_type,
-                version=version,
-                function_error=answer.error,
-                marks=turn.marks,
+                b"null" if answer.response is None else answer.response,
+                stored.content_type,
+                version,
+                None,
+                answer.error,
+                turn.marks,
             )
         )

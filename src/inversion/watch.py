@@ -26,6 +26,10 @@ WRITABLE: Final = select.EPOLLOUT
 _NEXT_S: Final = 0.001
 #: ...but accepting, deadlines and signals are trio's, and wait no longer than this.
 _STAY_S: Final = 0.004
+#: While this many answers are due the next is microseconds away, and falling asleep and being woken costs
+#: more than to look again for so long. Measured at 16 and 64 connections: 1.07 to 1.1 times the requests.
+_MANY: Final = 5
+_LOOK_S: Final = 0.000_05
 #: Files served in one round; the rest comes in the next.
 _MOST_READY: Final = 256
 
@@ -34,7 +38,7 @@ class Watch:
     """Registered files and put-off calls. Everything runs in the loop's thread."""
 
     def __init__(self) -> None:
-        self.expects: Callable[[], bool] = lambda: False  #: are answers due? Whoever knows sets it
+        self.expects: Callable[[], int] = lambda: 0  #: how many answers are due; whoever knows sets it
         self._epoll = select.epoll()
         self._calls: dict[int, Callable[[], None]] = {}
         self._later: list[Callable[[], None]] = []
@@ -93,12 +97,19 @@ class Watch:
         while True:
             await trio.lowlevel.wait_readable(epoll_file)
             leave_s = perf_counter() + _STAY_S
-            while self._serve_round(_NEXT_S if self.expects() else 0) and perf_counter() < leave_s:
+            while self._serve_round(self.expects()) and perf_counter() < leave_s:
                 continue
 
-    def _serve_round(self, patience_s: float = 0) -> int:
-        """Serve what is ready now, or within that time; how much that was."""
-        ready = self._epoll.poll(patience_s, _MOST_READY)
+    def _serve_round(self, expected: int = 0) -> int:
+        """Serve what is ready now, or soon when answers are expected; how much that was."""
+        ready = self._epoll.poll(0, _MOST_READY)
+        if not ready and expected:
+            if expected >= _MANY:
+                sleep_s = perf_counter() + _LOOK_S
+                while not ready and perf_counter() < sleep_s:
+                    ready = self._epoll.poll(0, _MOST_READY)
+            if not ready:
+                ready = self._epoll.poll(_NEXT_S, _MOST_READY)
         self.in_round = True
         try:
             for file, _ in ready:

@@ -84,6 +84,103 @@ async def test_a_request_may_arrive_byte_by_byte() -> None:
         assert [(await client.answer()).body for _ in range(3)] == [b"[1]", b"[2]", b"[3]"]
 
 
+#: /k stands for the path of a call that would be answered: only the framing can be what is refused.
+REFUSED = [
+    (b"GARBAGE\r\n\r\n", "bad_request"),
+    (b"\x16\x03\x01\x02\x00\x01\r\n\r\n", "bad_request"),
+    (b"POST /k HTTP/1.1\r\nContent-Length: 0\r\n\r\n", "bad_request"),  # no Host
+    (b"POST /k HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", "bad_request"),
+    (b"POST /k HTTP/1.1\r\nHost: a, b\r\n\r\n", "bad_request"),
+    (b"POST /k HTTP/1.1\r\nHost: a/b\r\n\r\n", "bad_request"),
+    (b"POST /k HTTP/1.1\r\nHost: a@b\r\n\r\n", "bad_request"),
+    (b"POST /k HTTP/2.0\r\nHost: a\r\n\r\n", "bad_request"),
+    (b"POST /k HTTP/0.9\r\nHost: a\r\n\r\n", "bad_request"),
+    (b"POST /k HTTP/1.2\r\nHost: a\r\n\r\n", "bad_request"),
+    (b"GET /k\r\n\r\n", "bad_request"),
+    (b"POST  /k HTTP/1.1\r\nHost: a\r\n\r\n", "bad_request"),
+    (b"POST /k y HTTP/1.1\r\nHost: a\r\n\r\n", "bad_request"),
+    (b"POST\t/k HTTP/1.1\r\nHost: a\r\n\r\n", "bad_request"),
+    (b"post /k HTTP/1.1\r\nHost: a\r\n\r\n", "bad_request"),
+    (b"BREW /k HTTP/1.1\r\nHost: a\r\n\r\n", "bad_request"),
+    (b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", "bad_request"),
+    (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "bad_request"),
+    (b"POST /\xc3\xa9 HTTP/1.1\r\nHost: a\r\n\r\n", "bad_request"),
+    (b"POST /k#y HTTP/1.1\r\nHost: a\r\n\r\n", "bad_request"),
+    (b"POST http://other/k HTTP/1.1\r\nHost: a\r\n\r\n", "bad_request"),
+    (b"\r\n\r\nPOST /k HTTP/1.1\r\nHost: a\r\n\r\n", "bad_request"),
+    (b"POST /k HTTP/1.1\nHost: a\r\n\r\n", "bad_request"),  # bare LF
+    (b"POST /k HTTP/1.1\r\nHost: a\nX: y\r\n\r\n", "bad_request"),
+    (b"POST /k HTTP/1.1\r\nHost: a\rX: y\r\n\r\n", "bad_request"),  # bare CR
+    (b"POST /k HTTP/1.1\r\nHost : a\r\n\r\n", "bad_request"),
+    (b"POST /k HTTP/1.1\r\nHost: a\r\nX: y\r\n z\r\n\r\n", "bad_request"),  # obs-fold
+    (b"POST /k HTTP/1.1\r\n Host: a\r\n\r\n", "bad_request"),
+    (b"POST /k HTTP/1.1\r\nHost: a\r\nX\r\n\r\n", "bad_request"),
+    (b"POST /k HTTP/1.1\r\nHost: a\r\n: y\r\n\r\n", "bad_request"),
+    (b"POST /k HTTP/1.1\r\nHost: a\r\nX: \x00\r\n\r\n", "bad_request"),
+    (b"POST /k HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n1", "bad_request"),
+    (b"POST /k HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n1", "bad_request"),
+    (b"POST /k HTTP/1.1\r\nHost: a\r\nContent-Length: 1, 1\r\n\r\n1", "bad_request"),
+    (b"POST /k HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\n1", "bad_request"),
+    (b"POST /k HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n1", "bad_request"),
+    (b"POST /k HTTP/1.1\r\nHost: a\r\nContent-Length: 0x1\r\n\r\n1", "bad_request"),
+    (b"POST /k HTTP/1.1\r\nHost: a\r\nContent-Length: 1_0\r\n\r\n1", "bad_request"),
+    (b"POST /k HTTP/1.1\r\nHost: a\r\nContent-Length:\r\n\r\n", "bad_request"),
+    (b"POST /k HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999\r\n\r\n", "bad_request"),
+    (b"POST /k HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "bad_request"),
+    (
+        b"POST /k HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "bad_request",
+    ),
+    (
+        b"POST /k HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n0\r\n\r\n",
+        "bad_request",
+    ),
+    (b"POST /k HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", "bad_request"),
+    (b"POST /k HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", "bad_request"),
+    (b"POST /k HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n", "bad_request"),
+    (b"POST /k HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", "bad_request"),
+    (
+        b"POST /k HTTP/1.1\r\nHost: a\r\n" + b"Transfer-Encoding: chunked\r\n" * 2 + b"\r\n0\r\n\r\n",
+        "bad_request",
+    ),
+    (b"POST /k HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\n\r\n", "bad_request"),
+    (b"POST /k HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n", "bad_request"),
+    (
+        b"POST /k HTTP/1.1\r\nHost: a\r\nTrailer: X\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "bad_request",
+    ),
+    (b"POST /k HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: y\r\n\r\n", "bad_request"),
+    (b"POST /k HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nab\r\n0\r\n\r\n", "bad_request"),
+    (b"POST /k HTTP/1.1\r\nHost: a\r\nContent-Type: a/b\r\nContent-Type: c/d\r\n\r\n", "bad_request"),
+    (b"POST /k HTTP/1.1\r\nHost: a\r\nInversion-Timeout: 1s\r\nInversion-Timeout: 2s\r\n\r\n", "bad_request"),
+    (b"POST /k HTTP/1.1\r\nHost: a\r\nExpect: tea\r\n\r\n", "bad_request"),
+    (b"POST /k HTTP/1.1\r\nHost: a\r\nContent-Encoding: gzip\r\n\r\n", "content_encoding"),
+    (b"POST /k HTTP/1.1\r\nHost: a\r\nContent-Length: 1001\r\n\r\n", "body_too_large"),
+    (b"POST /k HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3e9\r\n", "body_too_large"),
+    (b"POST /k HTTP/1.1\r\nHost: a\r\n" + b"X: y\r\n" * 100 + b"\r\n", "head_too_large"),
+    (b"POST /" + b"x" * MAX_TARGET_BYTES + b" HTTP/1.1\r\nHost: a\r\n\r\n", "target_too_long"),
+    (b"POST /" + b"x" * (MAX_HEAD_BYTES + 1), "target_too_long"),
+    (b"POST /k HTTP/1.1\r\nHost: a\r\nX: " + b"y" * MAX_HEAD_BYTES, "head_too_large"),
+]
+
+
+@pytest.mark.parametrize(("raw", "code"), REFUSED)
+async def test_what_two_readers_could_read_differently_ends_the_connection(raw: bytes, code: str) -> None:
+    raw = raw.replace(b"/k", CALL)
+    smuggled = post(b"/v1/call/cart/smuggled", b"1")
+    async with open_door() as door:
+        client = await door.connect()
+        await client.send(raw + smuggled)
+        answers = await client.answers_to_the_end()
+        assert await door.is_well()
+    assert [answer.fields["connection"] for answer in answers] == ["close"]
+    assert f'"code":"{code}"'.encode() in answers[0].body
+    assert answers[0].fields["content-type"] == "application/problem+json"
+    assert answers[0].fields["inversion-outcome"] == "not_applied"
+    assert door.server.counters.framing_refused == 1
+    assert door.calls.seen == []
+
+
 def with_head_of(size: int) -> bytes:
     raw = post(CALL, b"1", b"X: ")
     filler = size - (len(raw) - 1)

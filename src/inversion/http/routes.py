@@ -54,6 +54,7 @@ _LATER_PATHS: Final = {
 }
 
 _FIELDS: Final = b"Content-Type: %b\r\nInversion-Id: %b\r\nInversion-Outcome: applied\r\n"
+_FIELDS_AND_VERSION: Final = _FIELDS + b'ETag: "%d"\r\n%b'
 _TIMING_FORMAT: Final = b"Server-Timing: %btotal;dur=%%.3f\r\n" % b"".join(
     f"{step.value};dur=%.3f, ".encode("ascii") for step in Step
 )
@@ -256,13 +257,22 @@ def _refuse_later(fields: Mapping[bytes, bytes]) -> None:
 def _render(request_id: str, response: Response, begun_s: float) -> HttpResponse:
     """Step 6 in HTTP."""
     timing = _server_timing(begun_s, response.marks)
-    if response.version is not None:
-        timing = b'ETag: "%d"\r\n%b' % (response.version, timing)
     failure = response.error or response.function_error
     if failure is not None:
+        if response.version is not None:
+            timing = b'ETag: "%d"\r\n%b' % (response.version, timing)
         return problem(failure, request_id, timing)
-    fields = _FIELDS % (response.content_type.encode("latin-1"), request_id.encode("ascii"))
-    return HttpResponse(200, fields + timing, response.body)
+    content_type = response.content_type.encode("latin-1")
+    if response.version is None:
+        fields = _FIELDS % (content_type, request_id.encode("ascii")) + timing
+    else:
+        fields = _FIELDS_AND_VERSION % (
+            content_type,
+            request_id.encode("ascii"),
+            response.version,
+            timing,
+        )
+    return HttpResponse(200, fields, response.body)
 
 
 def _server_timing(begun_s: float, marks: Sequence[float]) -> bytes:

@@ -8,7 +8,7 @@ for a broken rule. Nothing here remembers a conversation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Final
 
 import attrs
@@ -25,6 +25,8 @@ MAX_BATCH: Final = 1_024
 #: Frames in one process, whatever a hello claims.
 MAX_PIPELINE: Final = 1_024
 PROTOCOL_VERSION: Final = 1
+#: Members of an Enum are looked up slowly, and these are for each answer.
+_KEEP, _PUT, _DELETE = Change.KEEP, Change.PUT, Change.DELETE
 
 
 @attrs.frozen(slots=True)
@@ -86,8 +88,11 @@ def encode_message_in(message: MessageIn) -> bytes:
     of_entity = ""
     state = None
     if address.key is not None:
-        key = json_text.quote(address.key).decode()
-        of_entity = f'"key":{key},"version":{message.state.version},'
+        key = address.key
+        if not (key.isascii() and key.isalnum()):
+            of_entity = f'"key":{json_text.quote(key).decode()},"version":{message.state.version},'
+        else:
+            of_entity = f'"key":"{key}","version":{message.state.version},'
         state = message.state.value
     if len(requests) == 1:
         head = (
@@ -150,25 +155,26 @@ def read_hello(text: bytes) -> Hello:
 def read_message_out(cut: json_text.CutLine, message: MessageIn, hello: Hello, limits: Limits) -> MessageOut:
     """The checked answer to `message`. Raises Overrun or RuntimeBroken; then nothing of it may be stored."""
     requests = message.turn.requests
-    change, state = _read_change(cut, limits)
+    state = None
+    if cut.state:
+        change, state = _PUT, _read_state(cut, limits)
+    else:
+        change = _DELETE if cut.delete else _KEEP
     if isinstance(cut.answers, list):
         answers = _read_answers(cut, requests, change, limits)
     elif len(requests) > 1:
         raise _broken(f"it answered a turn of {len(requests)} messages without `answers`")
     else:
-        changed = change is not Change.KEEP
-        answers = [_read_answer(cut, changed, limits)]
-    if change is not Change.KEEP:
+        answers = [_read_answer(cut, change is not _KEEP, limits)]
+    if change is not _KEEP:
         if message.turn.address.key is None:
             raise _broken("it answered a stateless call with a state")
-        if hello.handlers is not None:
-            _refuse_writes_of_readers(requests, answers, hello)
+        if hello.readers:
+            _refuse_writes_of_readers(requests, answers, hello.readers)
     return MessageOut(answers, change, state)
 
 
-def _read_change(cut: json_text.CutLine, limits: Limits) -> tuple[Change, bytes | None]:
-    if not cut.state:
-        return (Change.DELETE if cut.delete else Change.KEEP), None
+def _read_state(cut: json_text.CutLine, limits: Limits) -> bytes:
     if cut.delete:
         raise _broken("it answered with both `state` and `delete`")
     state = bytes(cut.state)
@@ -177,14 +183,15 @@ def _read_change(cut: json_text.CutLine, limits: Limits) -> tuple[Change, bytes 
             Code.STATE_TOO_LARGE,
             f"the new state has {len(state)} bytes, more than limits.state = {limits.state_bytes}",
         )
-    return Change.PUT, _checked(state, "state")
+    return _checked(state, "state")
 
 
 def _read_answer(cut: json_text.CutLine | json_text.CutAnswer, changed: bool, limits: Limits) -> Answer:
     if cut.effects:
         _refuse_effects(bytes(cut.effects), limits)
     response = bytes(cut.response)
-    if isinstance(cut.error, json_text.CutError):
+    if cut.error is not json_text.UNSET:
+        assert isinstance(cut.error, json_text.CutError)
         if changed or response not in (b"", b"null"):
             raise _broken("an answer with `error` carries no state and no response")
         return Answer(error=_read_error(cut.error))
@@ -212,7 +219,7 @@ def _read_answers(
     answers = [
         _read_answer(part, part.changed and part.error is json_text.UNSET, limits) for part in cut.answers
     ]
-    if any(answer.changed for answer in answers) != (change is not Change.KEEP):
+    if any(answer.changed for answer in answers) != (change is not _KEEP):
         raise _broken("`state` or `delete` is due exactly when an answer is not marked `changed: false`")
     return answers
 
@@ -241,11 +248,11 @@ def _refuse_effects(effects: bytes, limits: Limits) -> None:
     raise _broken("effects come with a later release of inversion; nothing was stored")
 
 
-def _refuse_writes_of_readers(requests: Sequence[Request], answers: Sequence[Answer], hello: Hello) -> None:
-    assert hello.handlers is not None
+def _refuse_writes_of_readers(
+    requests: Sequence[Request], answers: Sequence[Answer], readers: Container[str]
+) -> None:
     for request, answer in zip(requests, answers, strict=True):
-        handler = hello.handlers.get(request.handler)
-        if answer.changed and handler is not None and handler.reads_only:
+        if answer.changed and request.handler in readers:
             raise _broken(f"handler {request.handler} is declared `reads_only` and answered with a state")
 
 
