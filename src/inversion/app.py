@@ -1,9 +1,9 @@
 """The composition root: the one place where things are constructed, in floor order.
 
 `serve` opens the processes, the database, the store and the doors, and tells `on_started`. The first
-SIGTERM or SIGINT drains: readiness off, what was accepted is answered, processes leave, the database
-stops last. A second signal ends it at once. A database that is away at start does not keep the doors
-shut: functions without state work, calls that need it answer 503, readiness says why.
+SIGTERM or SIGINT drains: readiness off, what was accepted is answered, what comes is refused, processes
+leave, the database stops last; `limits.drain` bounds it. A second signal ends it at once. A database that
+is away at start does not keep the doors shut: functions without state work, calls that need it answer 503.
 """
 
 from __future__ import annotations
@@ -46,6 +46,10 @@ _DATABASE_PATIENCE_S: Final = 3.0
 _HELLO_PATIENCE_S: Final = 1.0
 #: How often a drain looks whether the last call was answered.
 _DRAIN_LOOK_S: Final = 0.02
+#: A drain hears idle clients for so long: a request that is on its way gets its 503, not a reset.
+_LAST_ORDERS_S: Final = 1.0
+#: After the limit of a drain: to take the answers that have just been given.
+_FAREWELL_S: Final = 0.5
 
 #: A request leaves no cycles behind (a test sees to it), so the collector finds next to nothing. Measured at
 #: 64 connections: with Python's 700 a tenth to a fifth of all time goes into looking, and a pause of 20 ms
@@ -88,13 +92,15 @@ class Started:
 
 async def serve(
     config: Config, options: Options, on_started: Callable[[Started], None] = lambda started: None
-) -> None:
-    """Run one node until it has drained. Raises StartError when it cannot start."""
+) -> bool:
+    """Run one node to its end; whether it answered all it had accepted. Raises StartError."""
     try:
         with contextlib.closing(Watch()) as watch:
             async with trio.open_nursery() as nursery:
-                await _Node(config, options, watch, nursery).run(on_started)
+                node = _Node(config, options, watch, nursery)
+                await node.run(on_started)
                 nursery.cancel_scope.cancel()
+            return node.drained
     except BaseExceptionGroup as group:
         raise _start_error(group) or group from None
 
@@ -106,6 +112,8 @@ class _Node:
         self._config = config
         self._options = options
         self._nursery = nursery
+        self.drained = False  #: it ended with nothing unanswered
+        self._embedded: EmbeddedPostgres | None = None
         self._stopping = trio.Event()
         self._doors_closed = trio.Event()
         self._servers: Sequence[Server] = ()
@@ -166,7 +174,7 @@ class _Node:
                 for name in await migrate(url):
                     _log.info("migrated", migration=name)
             return url, logs.mask(url)
-        embedded = EmbeddedPostgres(self._config.folder / ".inversion", log=_log.warning)
+        embedded = self._embedded = EmbeddedPostgres(self._config.folder / ".inversion", log=_log.warning)
         conninfo: str = await self._nursery.start(embedded.run)
         await migrate(conninfo)
         return conninfo, f"embedded, {embedded.place}"
@@ -233,6 +241,8 @@ class _Node:
             async for number in signals:
                 if self._stopping.is_set():
                     _log.warning("second signal: ending at once", signal=signal.Signals(number).name)
+                    if self._embedded is not None:
+                        self._embedded.hurried = True
                     self._nursery.cancel_scope.cancel()
                 else:
                     _log.info("draining; a second signal ends it at once")
@@ -262,10 +272,32 @@ class _Node:
         self._calls.draining = True
         for server in self._servers:
             server.drain()
-        await self._doors_closed.wait()
-        while self._office.live:  # noqa: ASYNC110 (calls whose client went away; their deadlines bound it)
+        with trio.move_on_after(self._config.limits.drain_s) as limit:
+            await self._answer_the_rest()
+            await self._close_doors()
+            self.drained = True
+            await self._supervisor.drain()
+        if limit.cancelled_caught and not self.drained:
+            left = self._office.give_up()
+            self._store.dismiss_readers()
+            _log.error("the drain took too long", limit_s=self._config.limits.drain_s, calls_given_up=left)
+            with trio.move_on_after(_FAREWELL_S):
+                await self._close_doors()
+
+    async def _answer_the_rest(self) -> None:
+        last_orders_s = trio.current_time() + _LAST_ORDERS_S
+        # Of a live request the client may be gone; its deadline bounds it.
+        while (  # noqa: ASYNC110 (three things to wait for, and none is worth an event of its own)
+            self._office.live
+            or any(server.answering for server in self._servers)
+            or (trio.current_time() < last_orders_s and self._servers[0].counters.connections_open)
+        ):
             await trio.sleep(_DRAIN_LOOK_S)
-        await self._supervisor.drain()
+
+    async def _close_doors(self) -> None:
+        for server in self._servers:
+            server.close()
+        await self._doors_closed.wait()
 
     def _function_line(self, function: str, stream: str, text: str) -> None:
         counters = self._counters.functions[function]

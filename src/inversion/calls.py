@@ -96,8 +96,6 @@ class Calls:
         received_s = perf_counter()
         now_ms = time_ns() // 1_000_000
         found = self.function(function)
-        if self.draining:
-            raise RequestRefused(Code.DRAINING, "this node is shutting down; try another", retry_after_s=1)
         if found.mode is Mode.LINES:
             body = self._admit(found, handler, body)
         allowed_s = found.timeout_s if timeout_s is None else min(found.timeout_s, timeout_s)

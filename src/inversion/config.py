@@ -102,6 +102,7 @@ class Limits:
     queue: Queues = Queues()
     connections: int = 10_000
     cache_bytes: int = 256 << 20
+    drain_s: float = 25.0  #: Kubernetes kills after 30: time is left to stop the database
 
     @property
     def frame_bytes(self) -> int:

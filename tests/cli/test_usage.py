@@ -35,8 +35,9 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Config, Options]]:
     """What app.serve was called with; nothing is started."""
     calls: list[tuple[Config, Options]] = []
 
-    async def serve(config: Config, options: Options, on_started: object) -> None:
+    async def serve(config: Config, options: Options, on_started: object) -> bool:
         calls.append((config, options))
+        return True
 
     monkeypatch.setattr(app, "serve", serve, raising=False)
     return calls

@@ -50,6 +50,7 @@ class CallsDouble:
         self.bridge: Bridge | None = None
         self.seen: list[Seen] = []
         self.finished = 0
+        self.draining = False
         self.states: dict[tuple[str, str], State] = {}
 
     async def call(

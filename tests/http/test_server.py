@@ -124,7 +124,7 @@ async def test_connections_are_counted_until_they_end() -> None:
         assert door.server.counters.requests_by_class == [0, 0, 1, 0, 0, 0]
 
 
-async def test_a_drain_answers_what_was_read_and_lets_the_idle_go() -> None:
+async def test_a_close_answers_what_was_read_and_lets_the_idle_go() -> None:
     begun, gate, ended = trio.Event(), trio.Event(), trio.Event()
 
     async def wait(_seen: Seen) -> Response:
@@ -153,7 +153,7 @@ async def test_a_drain_answers_what_was_read_and_lets_the_idle_go() -> None:
             await partial.send(b"POST /v1/call/cart")
             await begun.wait()
             await trio.testing.wait_all_tasks_blocked()
-            server.drain()
+            server.close()
             with pytest.raises(EndOfAnswers):
                 await idle.answer()
             await trio.testing.wait_all_tasks_blocked()
@@ -174,14 +174,14 @@ async def test_a_drain_answers_what_was_read_and_lets_the_idle_go() -> None:
     assert calls.finished == 2
 
 
-async def test_a_request_that_arrived_just_before_the_drain_is_answered() -> None:
+async def test_a_request_that_arrived_just_before_the_close_is_answered() -> None:
     async with open_door() as door:
         client = await door.connect()
         await client.send(post(CALL, b"1"))
         await client.answer()
-        # No await between these two: the bytes lie in the kernel when the drain begins.
+        # No await between these two: the bytes lie in the kernel when the close begins.
         client.stream.socket._sock.send(post(CALL, b"2"))
-        door.server.drain()
+        door.server.close()
         answer = await client.answer()
     assert (answer.body, answer.fields["connection"]) == (b"2", "close")
 

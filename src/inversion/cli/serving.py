@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from inversion.cli.asking import admin_token
-from inversion.cli.printing import EXIT_ABSENT, EXIT_USAGE, fail, json_option, write_table
+from inversion.cli.printing import EXIT_ABSENT, EXIT_ANSWER, EXIT_USAGE, fail, json_option, write_table
 from inversion.config import Config, Mode
 from inversion.config_file import FILE_NAME, ConfigError, load
 
@@ -161,13 +161,15 @@ def _run(config: Config, *, dev: bool, as_json: bool, note: str | None, **flags:
     options = app.Options(dev=dev, admin_token=admin_token(), **flags)
     on_started = partial(_log_started, options) if as_json else partial(_show_started, config, note)
     try:
-        trio.run(app.serve, config, options, on_started)
+        drained = trio.run(app.serve, config, options, on_started)
     except app.StartError as error:
         fail(str(error), EXIT_ABSENT)
     except KeyboardInterrupt:
         raise SystemExit(_EXIT_INTERRUPTED) from None
     finally:
         logs.flush()
+    if not drained:
+        raise SystemExit(EXIT_ANSWER)
 
 
 def _show_started(config: Config, note: str | None, started: Started) -> None:

@@ -15,7 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import trio
@@ -28,6 +28,7 @@ SLOW_START_S = 10.0  #: crash recovery may take minutes; a sentence in the log e
 RESTART_MIN_S, RESTART_MAX_S = 0.1, 5.0
 STEADY_S = 30.0  #: after a life this long the next start is an attempt like the first
 FAREWELL = ((signal.SIGINT, 5.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0))  #: fast, immediate, by force
+HURRIED = ((signal.SIGQUIT, 1.0), (signal.SIGKILL, 5.0))  #: nothing is lost, the next start recovers
 LOG_BYTES = 8 << 20  #: a longer postgres.log becomes postgres.log.1 at start
 LOG_TAIL_BYTES = 1_500
 
@@ -61,6 +62,7 @@ class EmbeddedPostgres:
         self.place: Place | None = None  #: known once started; its str() is for the start line
         self.pid: int | None = None  #: the postmaster's, while it is ready
         self.restarts = 0
+        self.hurried = False  #: do not wait for an orderly stop
         self._log = log
         self._environ = environ
         self._namespaces = namespaces
@@ -103,7 +105,7 @@ class EmbeddedPostgres:
             finally:
                 self.pid = None
                 with trio.CancelScope(shield=True):
-                    await _stop(process)
+                    await _stop(process, HURRIED if self.hurried else FAREWELL)
                     await end_leftovers(place)
             how = f"exit status {process.returncode}"
             if not announced:
@@ -151,8 +153,8 @@ async def _exited(process: subprocess.Popen[bytes]) -> None:
         await trio.sleep(POLL_S)
 
 
-async def _stop(process: subprocess.Popen[bytes]) -> None:
-    for number, patience_s in FAREWELL:
+async def _stop(process: subprocess.Popen[bytes], farewell: Sequence[tuple[signal.Signals, float]]) -> None:
+    for number, patience_s in farewell:
         if process.poll() is not None:
             return
         process.send_signal(number)

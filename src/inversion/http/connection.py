@@ -205,8 +205,6 @@ class Connection:
         else:
             self.phase = _IDLE
             self.deadline_s = monotonic() + deadlines.idle_s
-            if self._service.draining:
-                return -1
         searched = 0
         while True:
             if len(buffer) > MAX_HEAD_BYTES:
@@ -238,6 +236,7 @@ class Connection:
 
     async def _read_body(self, head: HttpRequest) -> None:
         """Read the part of a body that did not come along with its head."""
+        draining = self._service.draining
         self.phase = Phase.BODY
         self.deadline_s = monotonic() + self._service.deadlines.body_s
         ahead = self._buffer[self._position :]
@@ -251,6 +250,7 @@ class Connection:
             while rest is None:
                 rest = chunks.feed(await self._read_of_body(_READ_BYTES))
             head.body = chunks.body
+            head.early = not draining
             self._buffer = rest
             self._heads.restart()
             return
@@ -263,6 +263,7 @@ class Connection:
             parts.append(part)
             due -= len(part)
         head.body = body = b"".join(parts)
+        head.early = not draining
         self._heads.skip(body)
 
     async def _read_of_body(self, most: int) -> bytes:

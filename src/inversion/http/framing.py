@@ -79,6 +79,7 @@ class HttpRequest:
     keep_alive: bool = True
     old: bool = False  #: HTTP/1.0
     expects_continue: bool = False
+    early: bool = False  #: its head came before a drain began, the last of its body after
 
 
 def refused(detail: str, code: Code = Code.BAD_REQUEST) -> RequestRefused:

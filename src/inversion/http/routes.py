@@ -82,6 +82,11 @@ class Calls(Protocol):
         """The newest state of an entity."""
         ...
 
+    @property
+    def draining(self) -> bool:
+        """Whether what comes now is refused."""
+        ...
+
     def function(self, name: str) -> config.Function:
         """Raises RequestRefused (`no_function`), naming the nearest names."""
         ...
@@ -122,6 +127,8 @@ class Ingress:
         begun_s = perf_counter()
         if request.method != b"POST":
             raise MethodRefused("a call is a POST", b"POST")
+        if self._calls.draining and not request.early:
+            raise _draining()
         fields = request.fields
         if not _LATER_NAMES.isdisjoint(fields):
             _refuse_later(fields)
@@ -164,6 +171,8 @@ class Ingress:
     async def _state(self, request: HttpRequest, segments: Sequence[bytes]) -> HttpResponse:
         if request.method not in (b"GET", b"HEAD"):
             raise MethodRefused("a state is read with GET", b"GET, HEAD")
+        if self._calls.draining:
+            raise _draining()
         if not self._read_state:
             raise RequestRefused(
                 Code.FORBIDDEN, "reading states is off here: see read_state under [http] in inversion.toml"
@@ -189,6 +198,10 @@ class Ingress:
             return problem(error, more_fields=b"" if state.turn is None else etag)
         fields = _FIELDS % (b"application/json", ids.new_id().encode("ascii"))
         return HttpResponse(200, fields + etag, state.value)
+
+
+def _draining() -> RequestRefused:
+    return RequestRefused(Code.DRAINING, "this node is shutting down; try another", retry_after_s=1)
 
 
 class MethodRefused(RequestRefused):

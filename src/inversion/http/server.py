@@ -1,7 +1,8 @@
 """A listening socket and the connections that come through it.
 
 `open_tcp` and `open_unix` bind (and say what to do when they cannot); `Server.serve` accepts until
-`drain`, then answers what was read, lets idle clients go and returns when the last connection ended.
+`close`, then answers what was read, lets idle clients go and returns when the last connection ended.
+After `drain` it still hears everybody, but each answer is the last of its connection.
 One sweeper task ends waits whose deadline has passed. Two servers run on a node: ingress and admin.
 """
 
@@ -40,6 +41,8 @@ _ACCEPT_PAUSE_S: Final = 0.1
 _OUT_OF_RESOURCES: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 #: sun_path of Linux, less its closing NUL.
 _MAX_SOCKET_PATH_BYTES: Final = 107
+#: What a connection is in that will give an answer without hearing more than a body.
+_ANSWERING: Final = frozenset((Phase.BODY, Phase.CALL, Phase.SEND))
 #: How late the sweeper may find a deadline; also how old a Date field may be.
 _SWEEP_S: Final = 1.0
 
@@ -170,13 +173,14 @@ class Server:
         return self._service.counters
 
     @property
-    def draining(self) -> bool:
-        return self._service.draining
+    def answering(self) -> bool:
+        """Whether some client is owed an answer."""
+        return any(connection.phase in _ANSWERING for connection in self._connections)
 
     async def serve(
         self, listener: Listener, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Accept and answer until `drain`; returns when nobody is left. Closes the listener."""
+        """Accept and answer until `close`; returns when nobody is left. Closes the listener."""
         self._set_date()
         try:
             async with trio.open_nursery() as nursery:
@@ -186,7 +190,12 @@ class Server:
                         for sock in listener.sockets:
                             acceptors.start_soon(self._accept, sock)
                         task_status.started()
+                for sock in listener.sockets:
+                    self._accept_waiting(sock)  # closing the listener would reset them
                 listener.close()
+                for connection in tuple(self._connections):
+                    if connection.phase is Phase.IDLE:
+                        connection.interrupt()
                 while self._connections:
                     self._gone = trio.Event()
                     await self._gone.wait()
@@ -197,33 +206,39 @@ class Server:
                 connection.close()
 
     def drain(self) -> None:
+        """From now on answer with `Connection: close`; whoever comes is still heard."""
+        self._service.draining = True
+
+    def close(self) -> None:
         """Accept no more, let idle clients go, answer the rest with `Connection: close`."""
         self._service.draining = True
         self._accepting.cancel()
-        for connection in tuple(self._connections):
-            if connection.phase is Phase.IDLE:
-                connection.interrupt()
 
     async def _accept(self, listening: socket.socket) -> None:
         while True:
             await trio.lowlevel.wait_readable(listening)
-            for _ in range(_ACCEPTS_PER_PASS):
-                try:
-                    sock, _address = listening.accept()
-                except BlockingIOError:
-                    break
-                except OSError as error:
-                    if error.errno not in _OUT_OF_RESOURCES:
-                        continue  # this client gave up while it was queued
-                    self.counters.accept_failures += 1
-                    _log.warning("cannot accept a connection", reason=error.strerror)
-                    await trio.sleep(_ACCEPT_PAUSE_S)
-                    break
-                sock.setblocking(False)
-                if len(self._connections) >= self._most:
-                    self._turn_away(sock)
-                else:
-                    self._begin(Connection(sock, self._service))
+            if not self._accept_waiting(listening):
+                await trio.sleep(_ACCEPT_PAUSE_S)
+
+    def _accept_waiting(self, listening: socket.socket) -> bool:
+        """Take those who have come, not too many in one go. False: something to take them with is short."""
+        for _ in range(_ACCEPTS_PER_PASS):
+            try:
+                sock, _address = listening.accept()
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno not in _OUT_OF_RESOURCES:
+                    continue  # this client gave up while it was queued
+                self.counters.accept_failures += 1
+                _log.warning("cannot accept a connection", reason=error.strerror)
+                return False
+            sock.setblocking(False)
+            if len(self._connections) >= self._most:
+                self._turn_away(sock)
+            else:
+                self._begin(Connection(sock, self._service))
+        return True
 
     def _begin(self, connection: Connection) -> None:
         self._connections.add(connection)

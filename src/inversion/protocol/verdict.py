@@ -112,10 +112,21 @@ def expired(turn: Turn | None) -> InversionError:
     return InversionError(Code.DEADLINE, "the deadline passed before the function answered")
 
 
+def cut_short(turn: Turn | None) -> InversionError:
+    """What a caller is told whose answer the end of the node does not wait for."""
+    if turn is not None and turn.commit_sent:
+        return InversionError(
+            Code.DEADLINE,
+            "the node ended after the commit was sent: it may or may not have been applied",
+            outcome=Outcome.UNKNOWN,
+        )
+    return InversionError(Code.DRAINING, "the node ended before this was done; try another", retry_after_s=1)
+
+
 def _no_database() -> InversionError:
     return InversionError(
         Code.DATABASE_UNAVAILABLE,
-        "the deadline passed while waiting for the database; nothing was sent to it",
+        "the deadline passed while waiting for the database; nothing was applied",
         retry_after_s=1,
     )
 

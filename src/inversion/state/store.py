@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Coroutine, Sequence
 from functools import partial
+from math import inf
 from typing import Final
 
 import trio
@@ -105,6 +106,10 @@ class PostgresStore:
             gatherers.close()
             for lane in (*self._load_lanes, *self._commit_lanes, self._resolver_lane):
                 lane.close()
+
+    def dismiss_readers(self) -> None:
+        """Let go of everybody who only wants to look."""
+        self._readers.sweep(inf)
 
     def sweep(self, now_s: float) -> None:
         """Let go of what nobody waits for any more; now and then look at idle connections."""

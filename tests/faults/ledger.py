@@ -1,0 +1,169 @@
+"""Clients that keep a ledger, and the check of it against the rows of the database.
+
+Every call appends a token of its own to its entity (journal.py). What was acknowledged must stand where
+its ETag says, what was refused as `not_applied` must never appear, what is unknown at most once, and the
+version must be the number of tokens.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from time import perf_counter
+
+import attrs
+import orjson
+import psycopg
+import trio
+from front_door import Answer, Client, EndOfAnswers, post
+
+from fix_node import PYTHON, RUNTIMES
+
+JOURNAL = f"""
+[functions.journal]
+command = ["{PYTHON}", "{Path(__file__).with_name("journal.py")}"]
+env = {{ PYTHONPATH = "{RUNTIMES}/python" }}
+
+[functions.slow]
+command = ["{PYTHON}", "{Path(__file__).with_name("journal.py")}"]
+env = {{ PYTHONPATH = "{RUNTIMES}/python" }}
+"""
+
+
+@attrs.define(eq=False)
+class Entry:
+    """One call: how far it came, and what its caller was told."""
+
+    key: str
+    token: str
+    sent_s: float = 0.0  #: the whole of it was given to the kernel
+    answered_s: float = 0.0
+    answer: Answer | None = None
+    torn: str = ""  #: why there is no answer
+
+    @property
+    def outcome(self) -> str:
+        return "unknown" if self.answer is None else self.answer.fields["inversion-outcome"]
+
+    @property
+    def code(self) -> str:
+        """Of the problem; `ok` for an answer."""
+        if self.answer is None:
+            return "torn"
+        return "ok" if self.answer.status == 200 else orjson.loads(self.answer.body)["code"]
+
+
+class Ledger:
+    """What the clients of one test were told."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self._numbers = itertools.count()
+
+    def open_entry(self, key: str) -> Entry:
+        entry = Entry(key, f"t{next(self._numbers)}")
+        self.entries.append(entry)
+        return entry
+
+    @property
+    def acknowledged(self) -> int:
+        return sum(entry.code == "ok" for entry in self.entries)
+
+    def told(self, since_s: float = 0.0) -> Counter[str]:
+        """How often which code was the answer."""
+        return Counter(entry.code for entry in self.entries if entry.answered_s > since_s)
+
+    async def until(self, enough: Callable[[], object], timeout_s: float = 30.0) -> None:
+        with trio.fail_after(timeout_s):
+            while not enough():  # noqa: ASYNC110 (asks other processes)
+                await trio.sleep(0.01)
+
+    async def more(self, acknowledged: int = 50) -> None:
+        """Wait until so many more calls have succeeded."""
+        due = self.acknowledged + acknowledged
+        await self.until(lambda: self.acknowledged >= due)
+
+    async def success_after(self, moment_s: float) -> float:
+        """Wait for the first success that came after a moment; the seconds between."""
+        found: list[Entry] = []
+
+        def look() -> list[Entry]:
+            found[:] = [e for e in self.entries if e.code == "ok" and e.answered_s > moment_s]
+            return found
+
+        await self.until(look)
+        return min(entry.answered_s for entry in found) - moment_s
+
+    async def run_client(self, url: str, key: str, stop: trio.Event, *lines: bytes) -> None:
+        """Call after call until `stop`, on one connection as long as the server keeps it."""
+        client: Client | None = None
+        try:
+            while not stop.is_set():
+                entry = self.open_entry(key)
+                try:
+                    if client is None:
+                        client = await connect(url)
+                    target = f"/v1/call/journal/{key}/add".encode()
+                    await client.stream.send_all(post(target, b'"%b"' % entry.token.encode(), *lines))
+                    entry.sent_s = perf_counter()
+                    entry.answer = await client.answer()
+                except (OSError, trio.BrokenResourceError, EndOfAnswers) as error:
+                    entry.torn = repr(error)
+                    entry.answered_s = perf_counter()
+                    return
+                entry.answered_s = perf_counter()
+                if entry.answer.fields.get("connection") == "close":
+                    await client.aclose()
+                    client = None
+                if entry.answer.status != 200:
+                    await trio.sleep(0.02)
+        finally:
+            if client is not None:
+                await client.aclose()
+
+    @asynccontextmanager
+    async def load(
+        self, url: str, *lines: bytes, keys: Iterable[str] = tuple(f"k{n}" for n in range(12))
+    ) -> AsyncIterator[None]:
+        """Clients that call all the while, three of them at one hot entity; all get their last answers."""
+        stop = trio.Event()
+        async with trio.open_nursery() as nursery:
+            for key in ("hot", "hot", "hot", *keys):
+                nursery.start_soon(self.run_client, url, key, stop, *lines)
+            yield
+            stop.set()
+
+    def check(self, database_url: str) -> None:
+        """Compare with the rows. Call it when every client has ended."""
+        with psycopg.connect(database_url, autocommit=True) as connection:
+            rows = connection.execute(
+                "SELECT key, version, state FROM inversion.entity WHERE function = 'journal'"
+            ).fetchall()
+        tokens: dict[str, list[str]] = {}
+        for key, version, state in rows:
+            found = orjson.loads(state)["tokens"]
+            assert len(found) == version, f"{key} has version {version} and {len(found)} tokens"
+            assert len(set(found)) == version, f"{key}: a call was applied twice"
+            tokens[key] = found
+        foreign = {token for found in tokens.values() for token in found}
+        for entry in self.entries:
+            applied = tokens.get(entry.key, [])
+            foreign.discard(entry.token)
+            if entry.code == "ok":
+                assert entry.answer is not None
+                version = int(entry.answer.fields["etag"].strip('"'))
+                assert entry.outcome == "applied"
+                assert applied[version - 1 : version] == [entry.token], f"acknowledged and lost: {entry}"
+            elif entry.outcome == "not_applied":
+                assert entry.token not in applied, f"`not_applied`, and there it is: {entry}"
+            else:
+                assert entry.outcome == "unknown", entry
+        assert not foreign, "tokens that nobody sent"
+
+
+async def connect(url: str) -> Client:
+    host, _, port = url.removeprefix("http://").rpartition(":")
+    return Client(await trio.open_tcp_stream(host, int(port)))
