@@ -62,7 +62,8 @@ The modules in reading order. A module imports only what stands above it in this
     cli.banner          what `dev` says when it is up
     cli.serving         dev, serve
     cli                 the `inversion` command
-    __main__            `python -m inversion`
+    pid_one             in a container: an init before the program
+    __main__            the entry point
 """
 
 __version__ = "0.1.0"

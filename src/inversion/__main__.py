@@ -1,6 +1,18 @@
-"""`python -m inversion` is `inversion`."""
+"""The entry point of `inversion` and of `python -m inversion`."""
 
-from inversion.cli import main
+import os
+
+
+def main() -> None:
+    """Run the command; as PID 1 with an init before it."""
+    if os.getpid() == 1:
+        from inversion import pid_one
+
+        pid_one.become_two()
+    from inversion import cli  # after the fork: the init needs none of it
+
+    cli.main()
+
 
 if __name__ == "__main__":
     main()

@@ -9,6 +9,7 @@ is away at start does not keep the doors shut: functions without state work, cal
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -56,6 +57,9 @@ _FAREWELL_S: Final = 0.5
 #: every second; 20,000 young objects are a few megabytes.
 _YOUNG_OBJECTS: Final = 20_000
 
+#: A root or a folder that is read-only, or somebody else's.
+_NOT_WRITABLE: Final = frozenset((errno.EROFS, errno.EACCES, errno.EPERM))
+
 _log = logs.get_logger("node")
 
 
@@ -85,7 +89,7 @@ class Started:
     admin_url: str
     database: str  #: a sentence: which database it uses
     functions: Sequence[tuple[str, bool, str]]  #: name, does it run, a sentence
-    socket_path: Path
+    socket_path: Path | None  #: None: its folder cannot be written
     hellos: Mapping[str, Hello | None]  #: what each function said of itself
     drain: Callable[[], None]  #: what the first SIGTERM does
 
@@ -153,18 +157,32 @@ class _Node:
     def _listen(self, closing: contextlib.ExitStack) -> Sequence[Listener]:
         """First of all: a port that is taken must not cost an initdb."""
         options = self._options
-        folder = self._config.folder / ".inversion"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        self._socket_path = folder / "admin.sock"
         listeners = []
         for listen in (
             partial(open_tcp, options.host, options.port),
             partial(open_tcp, options.admin_host, options.admin_port, "--admin-port"),
-            partial(open_unix, self._socket_path),
+            self._open_socket,
         ):
-            listeners.append(listener := listen())
-            closing.callback(listener.close)
+            if (listener := listen()) is not None:
+                listeners.append(listener)
+                closing.callback(listener.close)
         return listeners
+
+    def _open_socket(self) -> Listener | None:
+        """For commands on this host. None: the folder cannot be written, so they ask over TCP."""
+        path = self._config.folder / ".inversion" / "admin.sock"
+        try:
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            return open_unix(path)
+        except OSError as error:
+            if error.errno not in _NOT_WRITABLE:
+                raise
+            if self._options.database_url is None:
+                raise StartError(f"{path}: {error.strerror}; the embedded database lies there") from None
+            _log.info(
+                "no admin socket: commands on this host ask over TCP", path=str(path), reason=error.strerror
+            )
+            return None
 
     async def _open_database(self) -> tuple[str, str]:
         """The conninfo, and a sentence for people."""
@@ -217,7 +235,7 @@ class _Node:
                 ),
                 admin(),
                 admin(trusted=True),
-            )
+            )[: len(listeners)]
         ]
         self._nursery.start_soon(self._serve_doors, listeners)
 
@@ -333,7 +351,7 @@ class _Node:
             admin_url=_url(options.admin_host, listeners[1].port),
             database=database,
             functions=self._supervisor.reports(),
-            socket_path=self._socket_path,
+            socket_path=next((each.path for each in listeners if each.path is not None), None),
             hellos={name: pool.hello for name, pool in self._supervisor.pools.items()},
             drain=self._stopping.set,
         )

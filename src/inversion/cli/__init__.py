@@ -26,5 +26,5 @@ for command in (dev, serve, migrate, invoke, state, health):
 
 
 def main() -> None:
-    """The entry point of the console script and of `python -m inversion`."""
+    """Run the command that the command line names."""
     inversion(prog_name="inversion")

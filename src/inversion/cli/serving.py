@@ -177,7 +177,8 @@ def _show_started(config: Config, note: str | None, started: Started) -> None:
     from inversion.cli.banner import curl_line
 
     click.echo(f"\ninversion is up   {click.style(started.url, bold=True)}")
-    click.echo(f"admin             {started.admin_url}  and  {started.socket_path}")
+    socket = "" if started.socket_path is None else f"  and  {started.socket_path}"
+    click.echo(f"admin             {started.admin_url}{socket}")
     click.echo(f"database          {started.database}\n")
     write_table(started.functions)
     if note is not None:

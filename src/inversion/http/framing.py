@@ -46,7 +46,15 @@ _PLAIN_LINE = re.compile(
 _MAX_KNOWN_BYTES: Final = 2 << 10
 #: Fields that need a look; a head without them is done at once.
 _NOTABLE: Final = frozenset(
-    (b"transfer-encoding", b"upgrade", b"trailer", b"content-encoding", b"expect", b"connection")
+    (
+        b"transfer-encoding",
+        b"upgrade",
+        b"trailer",
+        b"content-encoding",
+        b"expect",
+        b"connection",
+        b"proxy-connection",
+    )
 )
 #: Fields whose repetition could mean two things.
 _SINGLE: Final = frozenset(
@@ -130,6 +138,7 @@ class HeadParser:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
+        value = value.rstrip(b" \t")  # httptools leaves them there; they are no part of it (RFC 9112, 5.1)
         fields = self._fields
         if name in fields:
             self._repeated.append(name)
@@ -174,6 +183,8 @@ class HeadParser:
             old = True
         else:
             raise refused("the first line is not a request of HTTP/1.1 or HTTP/1.0")
+        if not head[:1].isalpha():  # httptools passes over a CR
+            raise refused("the first line does not begin with a method")
         if head.count(b" ", 0, line_end) != 2:
             raise refused("the request line has more than two spaces: percent-encode those in the target")
         lines = head.count(_LINE_END)
@@ -238,7 +249,6 @@ class HeadParser:
         length: int | None = 0
         stated = fields.get(b"content-length")
         if stated is not None:
-            stated = stated.rstrip(b" \t")
             if not stated.isdigit() or len(stated) > _MAX_LENGTH_DIGITS:
                 raise refused("Content-Length is not a plain number")
             length = int(stated)
@@ -254,9 +264,13 @@ class HeadParser:
                     raise refused("Transfer-Encoding in HTTP/1.0")
                 if stated is not None:
                     raise refused("Transfer-Encoding together with Content-Length")
-                if fields[b"transfer-encoding"].strip().lower() != b"chunked":
+                if fields[b"transfer-encoding"].lower() != b"chunked":
                     raise refused("the only Transfer-Encoding understood is chunked")
                 length = None
+            if b"proxy-connection" in fields:
+                # httptools takes it for Connection and would read nothing behind a "close".
+                self.restart()
+                self._fed = False
             if b"upgrade" in fields:
                 raise refused("Upgrade is not offered here: send plain HTTP/1.1")
             if b"trailer" in fields:
