@@ -21,8 +21,8 @@ from inversion.gate import DirectGate, Walk
 
 READABLE: Final = select.EPOLLIN
 WRITABLE: Final = select.EPOLLOUT
-#: While answers are due the watch stays at its files: trio's own turn costs as much as two or three
-#: requests, and a process or PostgreSQL answers within this...
+#: The watch stays at its files: trio's own turn costs as much as two or three requests, and a process,
+#: PostgreSQL or the client's next request comes within this...
 _NEXT_S: Final = 0.001
 #: ...but accepting, deadlines and signals are trio's, and wait no longer than this.
 _STAY_S: Final = 0.004
@@ -97,19 +97,15 @@ class Watch:
         while True:
             await trio.lowlevel.wait_readable(epoll_file)
             leave_s = perf_counter() + _STAY_S
-            while self._serve_round(self.expects()) and perf_counter() < leave_s:
+            while self._serve_round(self.expects(), _NEXT_S) and perf_counter() < leave_s:
                 continue
 
-    def _serve_round(self, expected: int = 0) -> int:
-        """Serve what is ready now, or soon when answers are expected; how much that was."""
-        ready = self._epoll.poll(0, _MOST_READY)
-        if not ready and expected:
-            if expected >= _MANY:
-                sleep_s = perf_counter() + _LOOK_S
-                while not ready and perf_counter() < sleep_s:
-                    ready = self._epoll.poll(0, _MOST_READY)
-            if not ready:
-                ready = self._epoll.poll(_NEXT_S, _MOST_READY)
+    def _serve_round(self, expected: int = 0, patience_s: float = 0) -> int:
+        """Serve what is ready now, or within that time; how much that was."""
+        if expected >= _MANY:
+            ready = self._look_again() or self._epoll.poll(patience_s, _MOST_READY)
+        else:
+            ready = self._epoll.poll(patience_s, _MOST_READY)
         self.in_round = True
         try:
             for file, _ in ready:
@@ -120,6 +116,12 @@ class Watch:
             self.in_round = False
         self._flush()
         return len(ready)
+
+    def _look_again(self) -> list[tuple[int, int]]:
+        sleep_s = perf_counter() + _LOOK_S
+        while not (ready := self._epoll.poll(0, _MOST_READY)) and perf_counter() < sleep_s:
+            continue
+        return ready
 
     async def _flush_for_ever(self) -> None:
         while True:
