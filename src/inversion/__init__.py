@@ -13,6 +13,7 @@ The modules in reading order. A module imports only what stands above it in this
     protocol.frames     bytes <-> lines <-> frames; sans-IO like all of protocol
     protocol.conversation  the life of one runtime as a table
     protocol.roster     the pool as a pure planner
+    protocol.breaker    when a function's next process may start after others died
     protocol.verdict    (error, request, time left) -> run again | give up
     observe.outlet      one line at a time to a stream, without ever blocking
     observe.logs        the only door to structlog
@@ -37,6 +38,7 @@ The modules in reading order. A module imports only what stands above it in this
     processes.child     one OS process
     processes.flight    a message on its way through a process
     processes.worker    one process and one conversation
+    processes.crashes   what a pool does about processes that die
     processes.lines_mode  a pool of long-lived processes
     processes.exec_call one process that answers one message
     processes.exec_mode one process per call
@@ -53,7 +55,7 @@ The modules in reading order. A module imports only what stands above it in this
     embedded.leftovers  what a killed owner left behind
     embedded.server     the local PostgreSQL as one more supervised child
     embedded            its public names
-    exposition          what /metrics shows of a node
+    exposition          what /metrics and /v1/functions show of a node
     app                 the composition root
     cli.printing        what the commands print, and how they end
     cli.door            the admin door from outside

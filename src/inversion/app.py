@@ -25,8 +25,8 @@ from inversion.calls import Calls
 from inversion.config import Config
 from inversion.embedded import EmbeddedPostgres, EmbeddedUnavailable
 from inversion.errors import Code, Conflict, InversionError, RuntimeBroken, StoreUnavailable
-from inversion.exposition import metrics_of
-from inversion.http.admin import Admin, FunctionReport, Sources
+from inversion.exposition import function_reports, metrics_of
+from inversion.http.admin import Admin, Sources
 from inversion.http.routes import Ingress
 from inversion.http.server import CannotListen, Listener, Server, open_tcp, open_unix
 from inversion.mailbox import PostOffice
@@ -218,7 +218,7 @@ class _Node:
         metrics = metrics_of(
             self._counters, self._store, self._office, self._supervisor.pools, lambda: self._servers
         )
-        sources = Sources(self._not_ready, metrics.text, self._function_reports)
+        sources = Sources(self._not_ready, metrics.text, partial(function_reports, self._supervisor))
         admin = partial(Admin, calls, sources, token=self._options.admin_token, tally=self._tally)
         self._servers = [
             Server(
@@ -273,14 +273,6 @@ class _Node:
         if not self._store.available:
             reasons.append("no database connection")
         return reasons
-
-    def _function_reports(self) -> Sequence[FunctionReport]:
-        return [
-            FunctionReport(
-                name, self._config.functions[name].mode.value, pool.problem, len(pool.processes), pool.hello
-            )
-            for name, pool in self._supervisor.pools.items()
-        ]
 
     def _tally(self, code: Code) -> None:
         self._counters.errors[code] += 1

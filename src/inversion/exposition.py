@@ -1,4 +1,4 @@
-"""What /metrics shows of one node beside its counters: read from the parts whenever somebody asks."""
+"""What /metrics shows of one node beside its counters, and /v1/functions: read from the parts when asked."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from functools import partial
 from typing import Final
 
 from inversion import __version__
+from inversion.http.admin import FunctionReport
 from inversion.http.server import Server
 from inversion.mailbox import PostOffice
 from inversion.observe.metrics import Counters, Metrics
-from inversion.processes.supervisor import Pool
+from inversion.processes.supervisor import Pool, Supervisor
 from inversion.state.store import PostgresStore
 
 #: Counters of http/service.py -> what /metrics says of them.
@@ -51,4 +52,26 @@ def metrics_of(
     metrics.gauges("processes", "Processes alive.", "function", of_pools(lambda pool: len(pool.processes)))
     waiting = of_pools(lambda pool: pool.waiting)
     metrics.gauges("waiting_turns", "Turns without a process.", "function", waiting)
+    breaker_open = of_pools(lambda pool: pool.breaker_open)
+    metrics.gauges(
+        "function_breaker_open",
+        "1 while calls are refused because the processes keep dying before they answer.",
+        "function",
+        breaker_open,
+    )
     return metrics
+
+
+def function_reports(supervisor: Supervisor) -> Sequence[FunctionReport]:
+    """How each function does."""
+    pools = supervisor.pools
+    return [
+        FunctionReport(
+            name,
+            pools[name].function.mode.value,
+            None if well else sentence,
+            len(pools[name].processes),
+            pools[name].hello,
+        )
+        for name, well, sentence in supervisor.reports()
+    ]

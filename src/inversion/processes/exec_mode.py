@@ -1,6 +1,7 @@
 """`mode = "exec"`: one process per call, as many at a time as `processes.max` says; the rest waits here.
 
 Starting a process takes the loop half a millisecond, so that a pass of the loop starts a few and goes on.
+There is no breaker: a program that fails is its own call's failure, and no call waits for another's.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class ExecPool:
         self.problem: str | None = None  #: why no process can be started
         self.hello: Hello | None = SILENT
         self.batch = 1
+        self.breaker_open = False  #: there is none
         self.known = trio.Event()
         self._watch = watch
         self._log_line = log_line

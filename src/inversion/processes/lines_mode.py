@@ -3,6 +3,7 @@
 A message is handed to a process at once when one has room, else its walk parks here until one has. The
 roster decides; this module does what it says. A function whose command cannot be started has a `problem`,
 and its calls are refused with that sentence; the command is looked up again when a second has passed.
+When its processes die, the breaker says when the next may start, and whether calls are refused meanwhile.
 """
 
 from __future__ import annotations
@@ -20,15 +21,13 @@ from inversion.gate import Gate
 from inversion.messages import SILENT, Hello, MessageIn, Turn
 from inversion.observe.metrics import FunctionCounters
 from inversion.processes.child import CannotStart, Recipe
+from inversion.processes.crashes import Crashes
 from inversion.processes.flight import Flight
 from inversion.processes.log_lines import LogLine
 from inversion.processes.worker import Worker
 from inversion.protocol.roster import Roster
 from inversion.watch import Watch
 
-#: Between two starts that only keep `processes.min`; doubled after each death without an answer.
-_FIRST_PAUSE_S: Final = 0.1
-_LONGEST_PAUSE_S: Final = 30.0
 #: Looking up a command that is missing costs some stat calls; a busy caller must not repeat them.
 _LOOK_AGAIN_S: Final = 1.0
 
@@ -54,7 +53,6 @@ class LinesPool:
     ) -> None:
         self.function = function
         self.problem: str | None = None  #: why no process can be started
-        self.crash: str | None = None  #: how the last process ended that had answered nothing
         self.hello: Hello | None = SILENT if function.hello is HelloRule.NONE else None
         self.known = trio.Event()  #: its hello, its silence or its problem is known
         self._limits = limits
@@ -62,14 +60,13 @@ class LinesPool:
         self._log_line = log_line
         self._counters = counters
         self._roster: Roster[Worker] = Roster(function.processes, function.idle_s)
+        self._crashes = Crashes(function.name, self._roster.seats)
         self._waiting: Gate[MessageIn, Flight] = Gate()
         self._waiting_alone: Gate[MessageIn, Flight] = Gate()
         self._waits_since_s: float | None = None  # since when something has been waiting all the time
         self._assign_due = False
         self._looked_up_s = 0.0
         self._recipe: Recipe | None = None
-        self._pause_s = _FIRST_PAUSE_S
-        self._next_start_s = 0.0
         self._closed = False
         self._quiet = trio.Event()
 
@@ -84,6 +81,11 @@ class LinesPool:
     def waiting(self) -> int:
         """Turns that no process has room for."""
         return len(self._waiting.waiting) + len(self._waiting_alone.waiting)
+
+    @property
+    def breaker_open(self) -> bool:
+        """Are calls refused because the processes die before they answer anything?"""
+        return self._crashes.open
 
     @property
     def in_flight(self) -> int:
@@ -112,7 +114,7 @@ class LinesPool:
                 return worker.send(message)
         if self._closed:
             raise self._shutting_down()
-        self._refuse_without_command()
+        self._refuse_hopeless()
         gate = self._waiting_alone if message.exclusive else self._waiting
         self._assign_soon()  # when this walk is parked
         return await gate.wait(message)
@@ -129,8 +131,11 @@ class LinesPool:
         """(well, sentence) for the start-up lines."""
         if self.problem is not None:
             return False, self.problem
+        if self._crashes.open:
+            return False, self._crashes.sentence(perf_counter())
         if self.hello is None:
-            return (True, "has not spoken yet") if self.crash is None else (False, self.crash)
+            words = self._crashes.words
+            return (True, "has not spoken yet") if words is None else (False, words)
         if self.hello is SILENT:
             return True, "speaks no hello: one message at a time"
         hello = self.hello
@@ -160,7 +165,9 @@ class LinesPool:
             return
         for worker in self._roster.to_retire(now_s):
             worker.leave(now_s)
-        if self._roster.missing > 0 and now_s >= self._next_start_s and self.problem is None:
+        if self._crashes.streak:
+            self._crashes.sweep(now_s)
+        if self._roster.missing > 0 and self.problem is None and self._crashes.may_start(now_s):
             self._start()
         if self.waiting:
             self._assign()
@@ -182,7 +189,7 @@ class LinesPool:
         """The end: KILL to every group. The exits are still to be served."""
         self._closed = True
         for worker in self._roster.seats:
-            worker.leaving = True
+            worker.leaving = worker.dismissed = True
             worker.child.kill()
         self._fail_waiting(self._shutting_down())
 
@@ -191,9 +198,12 @@ class LinesPool:
     def spoke(self, worker: Worker, hello: Hello) -> None:
         self.hello = hello
         self.known.set()
+        if self._crashes.streak and hello is not SILENT:
+            self._crashes.greeted(worker)
 
     def freed(self, worker: Worker) -> None:
-        self._pause_s = _FIRST_PAUSE_S
+        if self._crashes.streak and worker.answered:
+            self._crashes.answered(worker)
         if self.waiting:
             self._assign()
         elif not worker.in_flight:
@@ -205,22 +215,22 @@ class LinesPool:
         if worker.dismissed:
             return
         self._counters.deaths += 1
-        self._next_start_s = perf_counter() + self._pause_s
         if not worker.answered:
-            ended = worker.how_it_ended()
-            self.crash = ended.detail
-            if last_words := str(ended.extra.get("stderr", "")).rpartition("\n")[2]:
-                self.crash = f"{ended.detail}: {last_words}"
-            self.known.set()
-            self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
-            if self.function.hello is HelloRule.REQUIRED and not any(
-                seat.spoken for seat in self._roster.seats
-            ):
-                # It takes no message before its hello, so no death would ever be a message's: without
-                # this the callers would wait while processes start and end for ever.
-                self._fail_waiting(ended)
+            self._died(worker)
         if self.waiting:
             self._assign_soon()
+
+    def _died(self, worker: Worker) -> None:
+        """It had answered nothing."""
+        ended = self._crashes.died(worker)
+        self.known.set()
+        if (
+            self.function.hello is HelloRule.REQUIRED
+            and self._crashes.streak > self.function.rerun
+            and not any(seat.spoken for seat in self._roster.seats)
+        ):
+            # It takes no message before its hello, so no death is ever a message's: this stands for that.
+            self._fail_waiting(ended)
 
     # -- the roster's plan, carried out ------------------------------------------------------------------
 
@@ -240,9 +250,14 @@ class LinesPool:
             now_s = perf_counter()
             if self._waits_since_s is None:
                 self._waits_since_s = now_s
+            if self._crashes.hopeless(now_s):
+                probe = self._crashes.probe
+                awaits_hello = probe is not None and not probe.limit  # then it will want one message
+                self._fail_waiting(self._crashes.refusal(now_s), keep=int(awaits_hello))
+                return
             if self._closed or not self._roster.wants_another(now_s - self._waits_since_s):
                 return
-            if not self._start():
+            if not self._crashes.may_start(now_s) or not self._start():
                 return
 
     def _assign_alone(self) -> None:
@@ -292,25 +307,35 @@ class LinesPool:
             return False
         self.problem = None
         self._counters.starts += 1
+        self._crashes.started(worker)
         if self.hello is SILENT:
             worker.spoken = True  # nothing is to be learned from its first word
         self._roster.seats.append(worker)
         return True
 
-    def _refuse_without_command(self) -> None:
+    def _refuse_hopeless(self) -> None:
         if self.problem is not None and not self._roster.seats:
             if perf_counter() - self._looked_up_s >= _LOOK_AGAIN_S and self._start():
                 return
             raise RuntimeBroken(Code.NO_RUNTIME, self.problem, retry_after_s=5)
+        if self._crashes.open and self._crashes.hopeless(now_s := perf_counter()):
+            raise self._crashes.refusal(now_s)
 
     def _shutting_down(self) -> RuntimeBroken:
         detail = f"function {self.function.name}: this node is shutting down"
         return RuntimeBroken(Code.DRAINING, detail, retry_after_s=1)
 
-    def _fail_waiting(self, error: RuntimeBroken) -> None:
-        for gate in (self._waiting, self._waiting_alone):
-            for walk in gate.take(len(gate.waiting)):
-                walk.throw(RuntimeBroken(error.code, error.detail, extra=error.extra))
+    def _fail_waiting(self, error: RuntimeBroken, keep: int = 0) -> None:
+        """Fail what is parked, but the first `keep`."""
+        for gate in (self._waiting_alone, self._waiting):
+            kept, walks = gate.waiting[:keep], gate.waiting[keep:]
+            gate.waiting = kept
+            keep -= len(kept)
+            for walk in walks:
+                again = RuntimeBroken(
+                    error.code, error.detail, retry_after_s=error.retry_after_s, extra=error.extra
+                )
+                walk.throw(again)
 
 
 def _is_abandoned(message: MessageIn) -> bool:

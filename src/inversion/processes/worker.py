@@ -75,6 +75,8 @@ class Worker(Seat):
         self._busy_since_s = 0.0
         self._flooding = False
         self.dismissed = False  #: it was told to leave
+        self.overdue = False  #: its required hello did not come in time
+        self.probe = False  #: it was started to see whether its function works again
         self.answered = 0
         self.strays = 0
         self._stdout = LogLines(function.name, "stdout", log_line)
@@ -258,6 +260,7 @@ class Worker(Seat):
             self._time_out()
         elif not self.spoken and now_s - self.child.started_s >= HELLO_S:
             if self._function.hello is HelloRule.REQUIRED:
+                self.overdue = True
                 self._break(Code.PROTOCOL_ERROR, f"it did not say hello within {HELLO_S:g} seconds")
             else:
                 self.spoken = True
