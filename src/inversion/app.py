@@ -29,6 +29,7 @@ from inversion.exposition import function_reports, metrics_of
 from inversion.http.admin import Admin, Sources
 from inversion.http.routes import Ingress
 from inversion.http.server import CannotListen, Listener, Server, open_tcp, open_unix
+from inversion.http.service import Held
 from inversion.mailbox import PostOffice
 from inversion.messages import Hello, Turn
 from inversion.observe import logs
@@ -212,12 +213,10 @@ class _Node:
 
     def _open_doors(self, listeners: Sequence[Listener]) -> None:
         limits = self._config.limits
-        self._calls = calls = Calls(
-            self._config, self._office, self._supervisor.pools, self._store, self._counters
-        )
-        metrics = metrics_of(
-            self._counters, self._store, self._office, self._supervisor.pools, lambda: self._servers
-        )
+        pools = self._supervisor.pools
+        self._calls = calls = Calls(self._config, self._office, pools, self._store, self._counters)
+        held = Held(limits.in_flight_bytes)
+        metrics = metrics_of(self._counters, self._store, self._office, pools, held, lambda: self._servers)
         sources = Sources(self._not_ready, metrics.text, partial(function_reports, self._supervisor))
         admin = partial(Admin, calls, sources, token=self._options.admin_token, tally=self._tally)
         self._servers = [
@@ -226,6 +225,7 @@ class _Node:
                 watch=self._watch,
                 body_bytes=limits.body_bytes,
                 connections=limits.connections,
+                held=held,
             )
             for application in (
                 Ingress(

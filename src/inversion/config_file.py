@@ -198,6 +198,7 @@ _SHAPES: Final[dict[type, dict[str, tuple[str, Callable[[object], object] | None
         "queue": ("queue", None),
         "connections": ("connections", values.whole(1, 1_000_000)),
         "cache_bytes": ("cache", values.size(0, 1 << 50)),
+        "in_flight_bytes": ("in_flight", values.size(0, 1 << 50)),
         "drain_s": ("drain", values.duration(zero=True)),
     },
     Http: {"read_state": ("read_state", values.boolean)},

@@ -9,6 +9,7 @@ from typing import Final
 from inversion import __version__
 from inversion.http.admin import FunctionReport
 from inversion.http.server import Server
+from inversion.http.service import Held
 from inversion.mailbox import PostOffice
 from inversion.observe.metrics import Counters, Metrics
 from inversion.processes.supervisor import Pool, Supervisor
@@ -30,6 +31,7 @@ def metrics_of(
     store: PostgresStore,
     office: PostOffice,
     pools: Mapping[str, Pool],
+    held: Held,
     servers: Callable[[], Sequence[Server]],
 ) -> Metrics:
     """The node's metrics; `servers` is asked late, for the doors open last."""
@@ -39,9 +41,24 @@ def metrics_of(
     metrics.gauge("database_up", "1 while a connection is up.", lambda: float(store.available))
     metrics.gauge("database_waiting", "Turns that wait for a statement.", lambda: store.waiting)
 
+    def refusals() -> Mapping[str, float]:
+        return {
+            **office.refusals,
+            "connections": at_the_doors("connections_refused"),
+            "in_flight": held.requests_refused,
+        }
+
     def at_the_doors(name: str) -> int:
         return sum(getattr(server.counters, name) for server in servers())
 
+    metrics.gauge("held_request_bytes", "Bytes of requests over 16 KiB.", lambda: held.request_bytes)
+    metrics.gauge("held_answer_bytes", "Bytes of answers not yet taken.", lambda: held.answer_bytes)
+    metrics.counter(
+        "http_answers_dropped",
+        "Answers over limits.in_flight, their clients reset.",
+        lambda: held.answers_dropped,
+    )
+    metrics.counters("queue_refusals", "Requests over a limit.", "queue", refusals)
     metrics.gauge("connections_open", "Open HTTP connections.", partial(at_the_doors, "connections_open"))
     for name, text in _DOOR_HELP.items():
         metrics.counter(f"http_{name.removesuffix('_total')}", text, partial(at_the_doors, name))

@@ -147,6 +147,7 @@ class PostOffice:
         self.limits = limits
         self.on_failure = on_failure
         self.live: set[Request] = set()
+        self.refusals = {"entity": 0, "function": 0, "node": 0}  #: by the queue that was full
         self._pools = pools
         self._functions = functions
         self._mailboxes: dict[Address, Mailbox] = {}
@@ -158,16 +159,16 @@ class PostOffice:
         name = address.function
         queues = self.limits.queue
         if len(self.live) >= queues.node:
-            raise _full(f"this node holds {queues.node} requests")
+            raise self._full("node", f"this node holds {queues.node} requests")
         if self._live_of_function[name] >= queues.function:
-            raise _full(f"function {name} holds {queues.function} requests on this node")
+            raise self._full("function", f"function {name} holds {queues.function} requests on this node")
         mailbox = None if address.key is None else self._mailboxes.get(address)
         if mailbox is None:
             mailbox = Mailbox(self, address, self._functions[name], self._pools[name])
             if address.key is not None:
                 self._mailboxes[address] = mailbox
         elif len(mailbox.queue) >= queues.entity:
-            raise _full(f"{queues.entity} requests wait for this entity")
+            raise self._full("entity", f"{queues.entity} requests wait for this entity")
         self.live.add(request)
         self._live_of_function[name] += 1
         request.leave = self._count_out
@@ -208,6 +209,6 @@ class PostOffice:
         for mailbox in crowded:
             mailbox.drop_answered()
 
-
-def _full(what: str) -> RequestRefused:
-    return RequestRefused(Code.QUEUE_FULL, f"{what}; try again", retry_after_s=1)
+    def _full(self, queue: str, what: str) -> RequestRefused:
+        self.refusals[queue] += 1
+        return RequestRefused(Code.QUEUE_FULL, f"{what} (limits.queue.{queue}); try again", retry_after_s=1)

@@ -16,7 +16,7 @@ from inversion.errors import Code, RequestRefused
 from inversion.gate import Bridge
 from inversion.http.routes import Ingress
 from inversion.http.server import Listener, Server, open_tcp
-from inversion.http.service import Application, Deadlines
+from inversion.http.service import Application, Deadlines, Held
 from inversion.messages import Response, State
 from inversion.watch import Watch
 
@@ -117,7 +117,9 @@ async def open_door(
     connections: int = 100,
     body_bytes: int = BODY_BYTES,
     deadlines: Deadlines | None = None,
+    held: Held | None = None,
     read_state: bool = True,
+    within_s: float = 10.0,
 ) -> AsyncIterator[Door]:
     calls = calls or CallsDouble()
     listener = listener or open_tcp("127.0.0.1", 0)
@@ -128,8 +130,9 @@ async def open_door(
         body_bytes=body_bytes,
         connections=connections,
         deadlines=deadlines,
+        held=held,
     )
-    with trio.fail_after(10):
+    with trio.fail_after(within_s):
         async with trio.open_nursery() as nursery:
             calls.bridge = Bridge(nursery)
             nursery.start_soon(watch.run)

@@ -25,6 +25,7 @@ def test_every_code_becomes_a_problem_with_its_status() -> None:
         }
         assert b"Inversion-Id: id-1\r\n" in answer.fields
         assert (b"WWW-Authenticate: Bearer" in answer.fields) is (code is Code.UNAUTHENTICATED)
+        assert (b"Retry-After: 1\r\n" in answer.fields) is (code.status in (429, 503))
 
 
 def test_outcome_retry_and_extra_go_along_but_extra_replaces_nothing() -> None:

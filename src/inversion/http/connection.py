@@ -28,7 +28,7 @@ from inversion.http.framing import (
     head_too_large,
     refused,
 )
-from inversion.http.service import HttpResponse, Service
+from inversion.http.service import UNCOUNTED_BYTES, HttpResponse, Service
 from inversion.observe.logs import get_logger
 from inversion.watch import Interrupted, Readiness
 
@@ -74,6 +74,7 @@ class Connection:
     __slots__ = (
         "_buffer",
         "_heads",
+        "_held_bytes",
         "_position",
         "_ready",
         "_service",
@@ -89,6 +90,7 @@ class Connection:
         self._heads = HeadParser(service.body_bytes)
         self._buffer = b""  #: what was read; requests before `_position` are done
         self._position = 0
+        self._held_bytes = 0  #: of the request; they count among those of all
         self.phase = _IDLE
         self.deadline_s = inf  #: monotonic
 
@@ -116,6 +118,7 @@ class Connection:
         if self._socket.fileno() >= 0:
             self._socket.close()
             self._heads.close()
+            self._let_go()
 
     def turn_away(self, error: InversionError) -> None:
         """In place of `run`: one answer, as far as it fits into the socket, and the end."""
@@ -138,8 +141,11 @@ class Connection:
             try:
                 head = await self._receive()
             except RequestRefused as error:
-                service.counters.framing_refused += 1
+                service.counters.framing_refused += error.code is not Code.QUEUE_FULL
                 self.deadline_s = inf
+                error.__traceback__ = None  # it holds what had been read of the body
+                self._buffer = b""
+                self._let_go()
                 await self._send_rest(memoryview(self._render(application.refuse(error), keep_alive=False)))
                 await self._linger()
                 return
@@ -156,9 +162,13 @@ class Connection:
                 response = application.refuse(_internal())
             keep_alive = head.keep_alive and not service.draining
             data = self._render(response, keep_alive, head.old, head.method == b"HEAD")
+            if self._held_bytes:
+                self._let_go()
+            del head, response  # or an idle connection would keep what was said last
             sent = await service.departures.wait((self._socket, data))
             if sent < len(data):
                 await self._send_rest(memoryview(data)[sent:])
+            del data
             if not keep_alive:
                 await self._linger()
                 return
@@ -172,6 +182,8 @@ class Connection:
             head_end = await self._read_head()
             if head_end < 0:
                 return None
+        if len(self._buffer) > UNCOUNTED_BYTES:
+            self._hold(len(self._buffer))
         begin = self._position
         body_begin = head_end + 4
         head = self._heads.parse(self._buffer[begin:body_begin])
@@ -237,8 +249,10 @@ class Connection:
     async def _read_body(self, head: HttpRequest) -> None:
         """Read the part of a body that did not come along with its head."""
         draining = self._service.draining
+        deadlines = self._service.deadlines
         self.phase = Phase.BODY
-        self.deadline_s = monotonic() + self._service.deadlines.body_s
+        begun_s = monotonic()
+        self.deadline_s = deadlines.of_body(begun_s, 0)
         ahead = self._buffer[self._position :]
         self._buffer = b""
         self._position = 0
@@ -247,8 +261,13 @@ class Connection:
             rest = chunks.feed(ahead)
             if rest is None and head.expects_continue and not ahead:
                 await self._send_rest(memoryview(_CONTINUE))
+            come_bytes = len(ahead)
             while rest is None:
-                rest = chunks.feed(await self._read_of_body(_READ_BYTES))
+                data = await self._read_of_body(_READ_BYTES)
+                self._hold(len(data))
+                come_bytes += len(data)
+                self.deadline_s = deadlines.of_body(begun_s, come_bytes)
+                rest = chunks.feed(data)
             head.body = chunks.body
             head.early = not draining
             self._buffer = rest
@@ -260,11 +279,23 @@ class Connection:
         due = head.length - len(ahead)
         while due:
             part = await self._read_of_body(min(due, _READ_BYTES))
+            if head.length > UNCOUNTED_BYTES:
+                self._hold(len(part))
             parts.append(part)
             due -= len(part)
+            self.deadline_s = deadlines.of_body(begun_s, head.length - due)
         head.body = body = b"".join(parts)
         head.early = not draining
         self._heads.skip(body)
+
+    def _hold(self, more_bytes: int) -> None:
+        """Raises RequestRefused when all requests together would hold too much."""
+        self._service.held.hold_request(more_bytes, self._held_bytes)
+        self._held_bytes += more_bytes
+
+    def _let_go(self) -> None:
+        self._service.held.request_bytes -= self._held_bytes
+        self._held_bytes = 0
 
     async def _read_of_body(self, most: int) -> bytes:
         data = await self._read(most)
@@ -310,15 +341,27 @@ class Connection:
         )
 
     async def _send_rest(self, data: memoryview) -> None:
-        """Send it all; when the client's window is full wait for it, a bounded time for every piece."""
+        """Send it all; while the client's window is full wait: a bounded time for each piece, and for all."""
         phase, deadline_s = self.phase, self.deadline_s
-        while data:
-            try:
-                data = data[self._socket.send(data) :]
-            except BlockingIOError:
-                self.phase = Phase.SEND
-                self.deadline_s = monotonic() + self._service.deadlines.send_s
-                await self._ready.writable()
+        deadlines, held = self._service.deadlines, self._service.held
+        held_bytes = 0
+        end_s = inf
+        try:
+            while data:
+                try:
+                    data = data[self._socket.send(data) :]
+                except BlockingIOError:
+                    now_s = monotonic()
+                    if end_s == inf:
+                        self.phase = Phase.SEND
+                        end_s = deadlines.of_answer(now_s, len(data))
+                        held_bytes = len(data)
+                        held.hold_answer(held_bytes, self.interrupt)
+                    self.deadline_s = min(now_s + deadlines.send_s, end_s)
+                    await self._ready.writable()
+        finally:
+            if held_bytes:
+                held.let_answer_go(held_bytes, self.interrupt)
         self.phase, self.deadline_s = phase, deadline_s
 
     def _say_too_slow(self) -> None:

@@ -14,6 +14,8 @@ from inversion.http.service import HttpResponse
 
 _FIELDS: Final = b"Content-Type: application/problem+json\r\nInversion-Id: %b\r\nInversion-Outcome: %b\r\n"
 _CHALLENGE: Final = b'WWW-Authenticate: Bearer realm="inversion"\r\n'
+#: Whoever is told one of these is told when to come again.
+_TRY_AGAIN: Final = frozenset((429, 503))
 #: Members that `extra` may not overwrite.
 _OWN: Final = frozenset(("type", "title", "status", "detail", "id", "code", "source", "outcome"))
 
@@ -41,8 +43,11 @@ def problem(
         "outcome": error.outcome.value,
     }
     body.update((name, value) for name, value in error.extra.items() if name not in _OWN)
-    if error.retry_after_s is not None:
-        more_fields += b"Retry-After: %d\r\n" % error.retry_after_s
+    retry_after_s = error.retry_after_s
+    if retry_after_s is None and code.status in _TRY_AGAIN:
+        retry_after_s = 1
+    if retry_after_s is not None:
+        more_fields += b"Retry-After: %d\r\n" % retry_after_s
     if code is Code.UNAUTHENTICATED:
         more_fields += _CHALLENGE
     fields = _FIELDS % (request_id.encode("ascii"), error.outcome.value.encode("ascii"))

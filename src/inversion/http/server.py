@@ -26,7 +26,7 @@ import trio
 from inversion.errors import Code, RequestRefused
 from inversion.gate import Walk
 from inversion.http.connection import Connection, Phase
-from inversion.http.service import Application, Counters, Deadlines, Service
+from inversion.http.service import Application, Counters, Deadlines, Held, Service
 from inversion.observe.logs import get_logger
 from inversion.watch import Watch
 
@@ -34,6 +34,9 @@ _log = get_logger("http")
 
 #: Connections the kernel keeps while we are busy; it caps this with net.core.somaxconn.
 _BACKLOG: Final = 1_024
+#: The kernel gives up a client that does not take what we have handed over, also after we closed: inherited
+#: by what is accepted. As long as `Deadlines.send_s`.
+_USER_TIMEOUT_MS: Final = 30_000
 #: Taken in one go before other tasks run.
 _ACCEPTS_PER_PASS: Final = 64
 #: After EMFILE: some descriptor may be free by then, and the loop is not kept busy failing.
@@ -88,6 +91,7 @@ def open_tcp(host: str, port: int, flag: str = "--port") -> Listener:
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.bind((ip, chosen, *scope))
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _USER_TIMEOUT_MS)
             sock.listen(_BACKLOG)
             sock.setblocking(False)
     except OSError as error:
@@ -158,14 +162,15 @@ class Server:
         body_bytes: int,
         connections: int,
         deadlines: Deadlines | None = None,
+        held: Held | None = None,
     ) -> None:
+        """`held` is shared by the servers of a node."""
         self._most = connections
-        self._service = Service(application, watch, body_bytes, deadlines or Deadlines())
+        self._service = Service(application, watch, body_bytes, deadlines or Deadlines(), held or Held())
         self._connections: set[Connection] = set()
         self._gone = trio.Event()  #: the last connection has ended
         self._accepting = trio.CancelScope()
-        shortest_s = min(attrs.astuple(self._service.deadlines))
-        self._sweep_s = min(_SWEEP_S, shortest_s / 4)
+        self._sweep_s = min(_SWEEP_S, self._service.deadlines.shortest_s / 4)
 
     @property
     def counters(self) -> Counters:

@@ -6,14 +6,20 @@ An `Application` turns a request into a response; it is awaited by a walk, so it
 from __future__ import annotations
 
 import socket
-from typing import Protocol
+from collections.abc import Callable
+from math import inf
+from typing import Final, Protocol
 
 import attrs
 
-from inversion.errors import InversionError
+from inversion.errors import Code, InversionError, RequestRefused
 from inversion.gate import Gate, Walk
-from inversion.http.framing import HttpRequest
+from inversion.http.framing import MAX_HEAD_BYTES, HttpRequest
 from inversion.watch import Watch
+
+#: What each connection may hold of its request; a longer one counts (`Held`). Heads may be as long, and
+#: nearly all bodies are shorter: 10,000 connections may hold 160 MiB in this way.
+UNCOUNTED_BYTES: Final = MAX_HEAD_BYTES
 
 
 @attrs.define(slots=True, eq=False)
@@ -43,9 +49,71 @@ class Deadlines:
 
     head_s: float = 10.0  #: from a request's first byte to the end of its head
     body_s: float = 60.0  #: for the whole body
+    body_begin_s: float = 10.0  #: for a body that does not come at all...
+    body_bytes_per_s: int = 1 << 10  #: ...and a second more for each KiB: no modem was slower
     idle_s: float = 75.0  #: between two requests: longer than the 60 s that load balancers keep
     send_s: float = 30.0  #: without taking a byte of the answer
+    send_bytes_per_s: int = 16 << 10  #: and this much on average: a byte now and then is not enough
     linger_s: float = 2.0  #: to take the answer after a refusal
+
+    @property
+    def shortest_s(self) -> float:
+        return min(self.head_s, self.body_s, self.body_begin_s, self.idle_s, self.send_s, self.linger_s)
+
+    def of_body(self, begun_s: float, come_bytes: int) -> float:
+        """When the next piece of a body is due, or its end."""
+        return begun_s + min(self.body_s, self.body_begin_s + come_bytes / self.body_bytes_per_s)
+
+    def of_answer(self, begun_s: float, answer_bytes: int) -> float:
+        """When the last byte of an answer must have been taken."""
+        return begun_s + self.send_s + answer_bytes / self.send_bytes_per_s
+
+
+@attrs.define(slots=True, eq=False)
+class Held:
+    """What all connections of a node hold in memory beyond the little that each may have.
+
+    Requests that would hold more are refused. For answers it is too late to refuse anything: whose client
+    has been taking one for the longest time loses it.
+    """
+
+    limit_bytes: float = inf  #: of requests, and again of answers
+    request_bytes: int = 0
+    answer_bytes: int = 0
+    requests_refused: int = 0
+    answers_dropped: int = 0
+    _takers: dict[Callable[[], None], None] = attrs.field(factory=dict, init=False)  #: the oldest first
+
+    def hold_request(self, more_bytes: int, own_bytes: int) -> None:
+        """A request that holds `own_bytes` would hold more. One alone always may.
+
+        Raises RequestRefused.
+        """
+        held_bytes = self.request_bytes + more_bytes
+        if held_bytes > self.limit_bytes and self.request_bytes > own_bytes:
+            self.requests_refused += 1
+            raise RequestRefused(
+                Code.QUEUE_FULL,
+                f"the requests at this node hold {self.limit_bytes} bytes (limits.in_flight); try again",
+                retry_after_s=1,
+            )
+        self.request_bytes = held_bytes
+
+    def hold_answer(self, answer_bytes: int, interrupt: Callable[[], None]) -> None:
+        """It waits to be taken. Interrupts others if there is no room; one answer alone always has it."""
+        self.answer_bytes += answer_bytes
+        self._takers[interrupt] = None
+        while self.answer_bytes > self.limit_bytes:
+            oldest = next(iter(self._takers))
+            if oldest == interrupt:
+                break
+            del self._takers[oldest]
+            self.answers_dropped += 1
+            oldest()  # it ends now, and lets go
+
+    def let_answer_go(self, answer_bytes: int, interrupt: Callable[[], None]) -> None:
+        self.answer_bytes -= answer_bytes
+        self._takers.pop(interrupt, None)
 
 
 @attrs.define(slots=True, eq=False)
@@ -105,6 +173,7 @@ class Service:
     watch: Watch
     body_bytes: int
     deadlines: Deadlines
+    held: Held
     counters: Counters = attrs.field(factory=Counters)
     date_line: bytes = b""
     draining: bool = False

@@ -150,6 +150,10 @@ class Metrics:
         """Show `inversion_<name>_total`, which somebody else counts."""
         self._shown.append(_Shown(CounterMetricFamily, name, help, None, lambda: {"": read()}))
 
+    def counters(self, name: str, help: str, label: str, read: Callable[[], Mapping[str, float]]) -> None:
+        """As `counter`, one value for each value of a bounded label."""
+        self._shown.append(_Shown(CounterMetricFamily, name, help, label, read))
+
     def text(self) -> bytes:
         """The body of /metrics (CONTENT_TYPE)."""
         return generate_latest(self._registry)
