@@ -31,11 +31,10 @@ class Walk(Generic[ItemT, ResultT]):
         self.item: ItemT
 
     def start(self) -> None:
-        self._advance(self._send, None)
+        self.resume(None)  # type: ignore[arg-type]  # what a coroutine is started with
 
     def resume(self, result: ResultT) -> None:
         """Go on with what the gate's work produced. Called by the gatherer, exactly once per wait."""
-        # `_advance`, written out: a call less for each wait of each request.
         try:
             parked = self._send(result)
         except StopIteration:
@@ -43,6 +42,7 @@ class Walk(Generic[ItemT, ResultT]):
         except Exception as error:
             self._ended(error)
         else:
+            # Written out in `throw` too: a call less for each wait of each request.
             if type(parked) is tuple:
                 gate, self.item = parked
                 gate.park(self)
@@ -51,15 +51,12 @@ class Walk(Generic[ItemT, ResultT]):
 
     def throw(self, error: Exception) -> None:
         """Go on with a failure, raised where the coroutine waits."""
-        self._advance(self._coroutine.throw, error)
-
-    def _advance(self, move: Callable[..., object], argument: object) -> None:
         try:
-            parked = move(argument)
+            parked = self._coroutine.throw(error)
         except StopIteration:
             self._ended(None)
-        except Exception as error:
-            self._ended(error)
+        except Exception as ending:
+            self._ended(ending)
         else:
             if type(parked) is tuple:
                 gate, self.item = parked

@@ -308,7 +308,8 @@ class Child:
             self.exit = Exit(ended.si_status, None)
         else:
             self.exit = Exit(None, _signal_name(ended.si_status))
-        self._exited()
+        exited, self._exited = self._exited, _nothing  # its owner holds this object: no cycle stays
+        exited()
 
 
 def _spawn(recipe: Recipe, env: Mapping[str, str], files: Sequence[tuple[int, int]]) -> tuple[int, int]:
@@ -336,6 +337,10 @@ def _spawn(recipe: Recipe, env: Mapping[str, str], files: Sequence[tuple[int, in
         os.killpg(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         raise
+
+
+def _nothing() -> None:
+    """What an exit calls a second time."""
 
 
 def _here() -> str | None:

@@ -178,7 +178,7 @@ class ExecCall:
         try:
             return self._message_out()
         except RuntimeBroken as broken:
-            return broken
+            return broken.with_traceback(None)  # its frames hold all that was written
 
     def _failure(self, exit_: Exit) -> MessageOut | RuntimeBroken:
         """A status that the config maps is the function's answer; any other is a crash."""

@@ -24,11 +24,12 @@ class Flight:
 
     async def receive_message_out(self) -> MessageOut:
         """Wait for the answer. Raises what the message failed with."""
-        if self._result is None:
+        result, self._result = self._result, None
+        if result is None:
             return await _DESK.wait(self)
-        if isinstance(self._result, Exception):
-            raise self._result
-        return self._result
+        if isinstance(result, Exception):
+            raise result
+        return result
 
     def settle(self, result: MessageOut | Exception) -> None:
         """Resume the walk, or keep the result until it asks."""

@@ -195,7 +195,7 @@ class Conversation:
         try:
             return Answered(answered_id, read_message_out(cut, message, hello, self._limits))
         except RuntimeBroken as broken:
-            return Answered(answered_id, broken)
+            return Answered(answered_id, broken.with_traceback(None))  # its frames hold the whole line
 
     def _silent(self) -> Hello:
         """Its first frame was an answer. (Once there is a hello, an answer leads nowhere new.)"""

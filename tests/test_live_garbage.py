@@ -1,0 +1,69 @@
+"""What a call leaves behind is freed by count: the collector looks rarely, and a state may be a megabyte."""
+
+import gc
+from pathlib import Path
+
+import pytest
+import trio
+
+from fix_node import PYTHON
+from inversion.errors import InversionError
+from inversion.messages import Request, Turn
+
+SABOTAGE = Path(__file__).with_name("functions") / "sabotage.py"
+
+#: A call of it -> the status that its caller gets.
+CALLS = {
+    "counter/k/add": 200,
+    "sabotage/k/well": 200,
+    "sabotage/k/error": 500,
+    "sabotage/k/exit": 502,
+    "sabotage/k/never": 502,
+    "sabotage/k/wrong_id": 502,
+    "sabotage/k/no_json": 502,
+    "sabotage/k/effect": 502,
+    "sabotage/k/huge": 502,
+    "sabotage/k/die_once": 200,
+    "echo": 200,
+    "exit/k": 502,
+    "missing/k": 404,
+    "counter/k/missing": 404,
+    "counter/%/add": 400,
+}
+
+
+@pytest.fixture
+def toml(counter_toml):
+    return f"""{counter_toml}
+        [functions.sabotage]
+        command = ["{PYTHON}", "{SABOTAGE}", "--hello"]
+        timeout = "0.3s"
+
+        [functions.exit]
+        command = ["sh", "-c", "exit 3"]
+        mode = "exec"
+        """
+
+
+def alive():
+    return sum(isinstance(thing, (Request, Turn, InversionError)) for thing in gc.get_objects())
+
+
+@pytest.mark.parametrize("path", CALLS)
+async def test_a_call_leaves_nothing_for_the_collector(path, start_node, toml):
+    message = {"code": "x", "message": "y"} if path.endswith("error") else 1
+    async with start_node(toml) as node:
+        for _ in range(2):
+            assert (await node.call(path, message)).status == CALLS[path]
+        gc.collect()
+        kept = alive()  # what is held until the next of its kind comes
+        gc.disable()
+        try:
+            for _ in range(4):
+                assert (await node.call(path, message)).status == CALLS[path]
+            with trio.move_on_after(2):
+                while alive() > kept:  # noqa: ASYNC110 (the last connection is about to end)
+                    await trio.sleep(0.01)
+            assert alive() <= kept
+        finally:
+            gc.enable()
