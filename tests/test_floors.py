@@ -23,8 +23,8 @@ MOST_DOCSTRING_LINES = 10
 
 #: Library -> the only modules that may know it.
 DOORS = {
-    "psycopg": r"state\.postgres",
-    "psycopg_binary": r"state\.postgres",
+    "psycopg": r"state\.(dialing|postgres)",
+    "psycopg_binary": r"state\.(dialing|postgres)",
     "orjson": r"json_text",
     "msgspec": r"json_text",
     "structlog": r"observe\..*",

@@ -25,6 +25,7 @@ The modules in reading order. A module imports only what stands above it in this
     calls               admission: makes a request of a call and waits for its answer
     state.sql           all SQL there is
     state.arrays        binary arrays for parameters
+    state.dialing       how a connection comes about
     state.postgres      psycopg without its waits
     state.migrate       numbered SQL, applied once
     state.cache         states in memory, bounded in bytes

@@ -35,8 +35,9 @@ from inversion.messages import Hello, Turn
 from inversion.observe import logs
 from inversion.observe.metrics import Counters
 from inversion.processes.supervisor import Supervisor
+from inversion.state.dialing import ConnectionLost, UnfitServer
 from inversion.state.migrate import SchemaError, migrate
-from inversion.state.postgres import ConnectionLost, StatementFailed, UnfitServer
+from inversion.state.postgres import StatementFailed
 from inversion.state.store import PostgresStore
 from inversion.watch import Watch
 

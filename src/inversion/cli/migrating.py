@@ -29,7 +29,8 @@ def migrate(database_url: str | None, print_only: bool, as_json: bool) -> None:
         raise click.UsageError("which database? Give --database-url or set DATABASE_URL")
     import trio
 
-    from inversion.state.postgres import ConnectionLost, StatementFailed, UnfitServer
+    from inversion.state.dialing import ConnectionLost, UnfitServer
+    from inversion.state.postgres import StatementFailed
 
     try:
         applied = trio.run(migrations.migrate, database_url)

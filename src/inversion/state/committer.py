@@ -14,8 +14,9 @@ from inversion.errors import Abandoned, Conflict
 from inversion.gate import Bridge, GatheredGate
 from inversion.observe.metrics import Counters
 from inversion.state import rows, sql
+from inversion.state.dialing import ConnectionLost
 from inversion.state.lane import Lane
-from inversion.state.postgres import Connection, ConnectionLost, Rows, StatementFailed, refused
+from inversion.state.postgres import Connection, Rows, StatementFailed, refused
 from inversion.state.resolver import LOCKED, TRANSIENT, CommitWalk, Resolver
 from inversion.state.rows import Commit
 

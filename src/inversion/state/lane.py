@@ -1,6 +1,8 @@
-"""One connection kept up for one gatherer: it reconnects with back-off and never gives up.
+"""One connection kept up for one gatherer: it reconnects and never gives up.
 
 While there is no connection the gate's walks stay parked: the node's deadline sweep answers their callers.
+The lanes of a store share a `Knocking`: while the database is away the node tries about once a second,
+not once for each lane.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ import trio
 
 from inversion.gate import Bridge, GatheredGate, Walk
 from inversion.state import sql
-from inversion.state.postgres import Connection, ConnectionLost, Settings, StatementFailed, UnfitServer
+from inversion.state.dialing import ConnectionLost, Settings, UnfitServer
+from inversion.state.postgres import Connection, StatementFailed
 from inversion.watch import Watch
 
 ItemT = TypeVar("ItemT")
@@ -24,6 +27,8 @@ Log = Callable[[str], None]
 
 _FIRST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 1.0
+#: Of one outage; a server may find ever new words.
+_MOST_SENTENCES: Final = 20
 
 
 class Backoff:
@@ -42,20 +47,74 @@ class Backoff:
         self._pause_s = min(self._pause_s * 2, _LONGEST_PAUSE_S)
 
 
+class Knocking:
+    """When the lanes of a store may try to connect, and what is said of it.
+
+    While it works, whenever they like. When it fails their tries stand in line, 50 ms to 1 s apart; the
+    first that succeeds lets the others go at once.
+    """
+
+    __slots__ = ("_log", "_next_s", "_opened", "_pause_s", "_said", "waited")
+
+    def __init__(self, log: Log) -> None:
+        self.waited = False  #: a try has failed in the life of this store
+        self._log = log
+        self._pause_s = 0.0
+        self._next_s = 0.0
+        self._opened = trio.Event()
+        self._said: set[str] = set()
+
+    async def turn(self) -> None:
+        """Wait until a try may be made."""
+        if self._pause_s:
+            at_s = max(self._next_s, trio.current_time() + self._pause_s * random.uniform(0.8, 1.2))
+            self._next_s = at_s + self._pause_s
+            with trio.move_on_at(at_s):
+                await self._opened.wait()
+
+    def failed(self, failure: Exception, what: str) -> None:
+        """A try failed."""
+        self.waited = True
+        self._pause_s = min(max(self._pause_s * 2, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
+        self.say(f"{what}: {failure}")
+
+    def succeeded(self) -> None:
+        """A try succeeded."""
+        if self._said:
+            self._said.clear()
+            self._log("the database is back")
+        self._pause_s = self._next_s = 0.0
+        self._opened.set()
+        self._opened = trio.Event()
+
+    def say(self, sentence: str) -> None:
+        """Say it once, not at every try."""
+        if sentence not in self._said and len(self._said) < _MOST_SENTENCES:
+            self._said.add(sentence)
+            self._log(sentence)
+
+
 class Lane:
     """A connection with `statements` prepared. One walk uses it; `look` and `sweep` are the node's."""
 
     def __init__(
-        self, conninfo: str, settings: Settings, statements: Sequence[sql.Statement], watch: Watch, log: Log
+        self,
+        conninfo: str,
+        settings: Settings,
+        statements: Sequence[sql.Statement],
+        watch: Watch,
+        log: Log,
+        knocking: Knocking,
     ):
         self._conninfo = conninfo
         self._settings = settings
         self._statements = statements
         self._watch = watch
         self._log = log
+        self._knocking = knocking
         self._connection: Connection | None = None
         self._idle = False
-        self._complaint = ""
+        self._warned: set[str] = set()
 
     @property
     def up(self) -> bool:
@@ -67,12 +126,14 @@ class Lane:
             return await bridge.run(self._reconnect)
         return self._connection
 
-    async def open(self, check: Callable[[Connection], Awaitable[None]] | None = None) -> Connection:
+    async def open(
+        self, check: Callable[[Connection], Awaitable[None]] | None = None, *, explain: bool = False
+    ) -> Connection:
         """For a trio task: one try. The connection that comes of it is for walks.
 
         Raises ConnectionLost, StatementFailed, UnfitServer, or what `check` raises.
         """
-        connection = await Connection.open(self._conninfo, self._settings)
+        connection = await Connection.open(self._conninfo, self._settings, explain=explain)
         try:
             if check is not None:
                 await check(connection)
@@ -82,9 +143,10 @@ class Lane:
             connection.close()
             raise
         for warning in connection.warnings:
-            self._complain(warning)
-        if self._complaint.startswith("no database"):
-            self._complain("the database is back")
+            if warning not in self._warned:
+                self._warned.add(warning)
+                self._log(warning)
+        self._knocking.succeeded()
         connection.hand_over(self._watch)
         self._connection = connection
         return connection
@@ -115,16 +177,11 @@ class Lane:
             self._connection.close()
 
     async def _reconnect(self) -> Connection:
-        backoff = Backoff()
+        if self._connection is not None and self._connection.farewell:
+            self._knocking.say(f"a connection to the database ended: {self._connection.farewell}")
         while True:
+            await self._knocking.turn()
             try:
                 return await self.open()
             except (ConnectionLost, StatementFailed, UnfitServer) as failure:
-                self._complain(f"no database: {failure}")
-                await backoff.pause()
-
-    def _complain(self, sentence: str) -> None:
-        """Say it once, not at every try."""
-        if sentence != self._complaint:
-            self._complaint = sentence
-            self._log(sentence)
+                self._knocking.failed(failure, "no database")

@@ -16,8 +16,9 @@ from inversion.gate import Bridge, Gate, GatheredGate, Walk
 from inversion.messages import NO_STATE, Address, State, Turn
 from inversion.observe.metrics import Counters
 from inversion.state import rows, sql
+from inversion.state.dialing import ConnectionLost
 from inversion.state.lane import Backoff, Lane
-from inversion.state.postgres import Connection, ConnectionLost, StatementFailed, refused
+from inversion.state.postgres import Connection, StatementFailed, refused
 from inversion.state.resolver import LOCKED, TRANSIENT
 from inversion.state.rows import Check
 

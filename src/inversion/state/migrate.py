@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from inversion.state import sql
-from inversion.state.postgres import Connection, Settings, StatementFailed
+from inversion.state.dialing import Settings
+from inversion.state.postgres import Connection, StatementFailed
 
 #: Another node may be at a long migration: wait for it, but not for ever.
 _SETTINGS: Final = Settings(lock_timeout_s=60.0, statement_timeout_s=600.0, reply_timeout_s=660.0)

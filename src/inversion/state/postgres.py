@@ -1,31 +1,29 @@
-"""psycopg without its waits: the only importer of psycopg.
+"""psycopg without its waits: one connection and its statements.
 
-`Connection.open` tries one host at a time, each with its own deadline (names are looked up through trio),
-verifies the server and returns. `execute` sends one statement, prepared under the hash of its text, with
-binary parameters and results, and returns when ReadyForQuery has come: without a WARNING that is the
-acknowledgement. A connection is a trio task's until `hand_over` gives it to a walk. Failures leave by one
-door: `StatementFailed` (the server said no: not applied) or `ConnectionLost` (`sent`: the outcome is
-unknown). A cancelled or broken query closes its connection.
+`Connection.open` takes the first host that answers (dialing), verifies the server and returns. `execute`
+sends one statement, prepared under the hash of its text, with binary parameters and results, and returns
+when ReadyForQuery has come: without a WARNING that is the acknowledgement. A connection is a trio task's
+until `hand_over` gives it to a walk. Failures leave by one door: `StatementFailed` (the server said no: not
+applied) or `ConnectionLost` (`sent`: the outcome is unknown). A cancelled or broken query closes its
+connection.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import select
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Final
 
-import attrs
 import psycopg
 import trio
 from psycopg import pq
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import abc as pq_abc
 
 from inversion.errors import StoreUnavailable
 from inversion.state import sql
+from inversion.state.dialing import ConnectionLost, Settings, UnfitServer, attempts, dial
 from inversion.watch import Interrupted, Readiness, Watch
 
 #: The oldest server the statements were tested on.
@@ -35,16 +33,6 @@ _BINARY: Final = int(pq.Format.BINARY)
 _BINARY_EACH: Final = tuple([_BINARY] * count for count in range(17))
 #: SQLSTATEs after which the statement may have been applied (storage.md, Unknown outcomes).
 _UNKNOWN: Final = ("08", "57P", "40003")
-#: What poolers say when they take no startup options (PgBouncer, Neon; RDS Proxy).
-_REFUSES_OPTIONS: Final = ("startup parameter", "command-line options")
-
-
-class ConnectionLost(Exception):
-    """No connection, or it broke. `sent`: a statement had been sent and its outcome is unknown."""
-
-    def __init__(self, detail: str, *, sent: bool) -> None:
-        super().__init__(detail)
-        self.sent = sent
 
 
 class StatementFailed(Exception):
@@ -60,38 +48,6 @@ def refused(what: str, failure: StatementFailed) -> StoreUnavailable:
     error = StoreUnavailable(f"the database refused {what} (SQLSTATE {failure.sqlstate})")
     error.__cause__ = failure
     return error
-
-
-class UnfitServer(Exception):
-    """This server must not hold state; the message says why and what to change."""
-
-
-@attrs.frozen(slots=True)
-class Settings:
-    """Time limits of one connection; the server's are tried as startup options."""
-
-    connect_timeout_s: float = 5.0  #: per host
-    lock_timeout_s: float = 0.3  #: a gathered statement must not wait long for one row
-    statement_timeout_s: float = 10.0  #: ends in a clear refusal; the next one in an unknown outcome
-    reply_timeout_s: float = 15.0  #: no reply after this: the connection is taken for dead
-
-    def options(self) -> str:
-        """The startup options.
-
-        The planner's are no tuning: a plan is made once, for arrays of unknown length over a table that
-        may have been empty a minute ago. Reading the whole table looks cheap then, and the plan stays.
-        """
-        values: Mapping[str, object] = {
-            "lock_timeout": int(self.lock_timeout_s * 1_000),
-            "statement_timeout": int(self.statement_timeout_s * 1_000),
-            "idle_in_transaction_session_timeout": int(self.statement_timeout_s * 1_000),
-            "enable_seqscan": "off",
-            "enable_hashjoin": "off",
-            "enable_mergejoin": "off",
-            "jit": "off",
-            "plan_cache_mode": "force_generic_plan",
-        }
-        return " ".join(f"-c {name}={value}" for name, value in values.items())
 
 
 class Rows:
@@ -141,6 +97,7 @@ class Connection:
         self.pooler = pooler  #: statements are sent unnamed: another client's may have the name
         self.warnings: list[str] = []  #: what the server's settings deserve saying; empty when all is well
         self.closed = False
+        self.farewell = ""  #: why it ended, when not by `close`
         self.deadline_s = 0.0  #: of the reply to the statement under way (perf_counter)
         self._pgconn = pgconn
         # Ours to close: libpq closes its own number when it likes, and the next file would get it.
@@ -151,31 +108,40 @@ class Connection:
         self._settings = settings
         self._prepared: set[bytes] = set()
         self._warned = False
-        self._doomed = False  #: the server said goodbye while nothing was under way
         pgconn.notice_handler = self._on_notice
 
     @classmethod
-    async def open(cls, conninfo: str, settings: Settings | None = None) -> Connection:
-        """Connect to the first host that answers and is fit. Raises ConnectionLost or UnfitServer."""
+    async def open(
+        cls, conninfo: str, settings: Settings | None = None, *, explain: bool = False
+    ) -> Connection:
+        """Connect to the first host that answers and is fit. Raises ConnectionLost or UnfitServer.
+
+        With `explain` the SQLSTATE of a refusal is found out.
+        """
         settings = settings or Settings()
         failures: list[str] = []
-        for attempt in await _attempts(conninfo, failures):
+        sqlstate = ""
+        for attempt in await attempts(conninfo, failures):
             try:
-                connection = await _connect(attempt, settings)
+                pgconn, pooler = await dial(attempt, settings, explain=explain)
             except ConnectionLost as failure:
                 failures.append(str(failure))
+                sqlstate = failure.sqlstate or sqlstate
                 continue
+            connection = cls(pgconn, settings, pooler=pooler)
             try:
-                if await connection._verify():
+                if (problem := await connection._verify()) is None:
                     return connection
-                failures.append("the server is in recovery (a standby)")
+                failures.append(problem)
             except (ConnectionLost, StatementFailed) as failure:
                 failures.append(str(failure))
             except BaseException:
                 connection.close()
                 raise
             connection.close()
-        raise ConnectionLost("; ".join(dict.fromkeys(failures)) or "no host to connect to", sent=False)
+        lost = ConnectionLost("; ".join(dict.fromkeys(failures)) or "no host to connect to", sent=False)
+        lost.sqlstate = sqlstate
+        raise lost
 
     def hand_over(self, watch: Watch) -> None:
         """From now on walks use it, no longer trio tasks; `sweep` minds the time limit of replies."""
@@ -217,9 +183,10 @@ class Connection:
             try:
                 self._pgconn.consume_input()
                 self._pgconn.is_busy()  # parses: notices and the server's goodbye
-                if self._doomed or self._poll.poll(0):
+                if self.farewell or self._poll.poll(0):
                     self.close()
-            except psycopg.Error:
+            except psycopg.Error as error:
+                self.farewell = self.farewell or _one_line(error)
                 self.close()
         return not self.closed
 
@@ -245,11 +212,13 @@ class Connection:
         except BaseException as error:  # lost, interrupted, cancelled
             self.close()
             if isinstance(error, Interrupted):
-                detail = f"no reply within {self._settings.reply_timeout_s:g} s"
-                raise ConnectionLost(detail, sent=sent) from None
-            if isinstance(error, psycopg.Error):
-                raise ConnectionLost(" ".join(str(error).split()), sent=sent) from None
-            raise
+                self.farewell = f"no reply within {self._settings.reply_timeout_s:g} s"
+            elif isinstance(error, psycopg.Error):
+                self.farewell = self.farewell or _one_line(error)
+            else:
+                self.farewell = str(error)
+                raise
+            raise ConnectionLost(self.farewell, sent=sent) from None
 
     async def _finish(self, sent: bool) -> pq_abc.PGresult:
         """Flush, then read to ReadyForQuery. The last result is the statement's."""
@@ -286,20 +255,21 @@ class Connection:
         severity = result.error_field(field.SEVERITY_NONLOCALIZED)
         detail = (result.error_field(field.MESSAGE_PRIMARY) or result.error_message).decode(errors="replace")
         if not sqlstate or sqlstate.startswith(_UNKNOWN) or severity != b"ERROR":
-            return ConnectionLost(detail.strip(), sent=sent)
+            return ConnectionLost(detail.strip(), sent=sent, sqlstate=sqlstate)
         return StatementFailed(sqlstate, detail)
 
     def _on_notice(self, notice: pq_abc.PGresult) -> None:
         severity = notice.error_field(pq.DiagnosticField.SEVERITY_NONLOCALIZED)
+        sqlstate = notice.error_field(pq.DiagnosticField.SQLSTATE) or b""
         if severity == b"WARNING":
             self._warned = True
-        elif severity in (b"FATAL", b"PANIC"):
-            self._doomed = True
+        if severity in (b"FATAL", b"PANIC") or sqlstate.startswith(b"57P"):  # another's crash: a WARNING
+            self.farewell = str(self._failure(notice, sent=False))
 
-    async def _verify(self) -> bool:
-        """Look at the server's settings. False: a standby. Raises UnfitServer."""
+    async def _verify(self) -> str | None:
+        """Look at the server's settings; why it cannot be written to just now. Raises UnfitServer."""
         (row,) = (await self.execute(sql.SETTINGS)).texts()
-        fsync, encoding, number, version, in_recovery, synchronous_commit, lock_timeout = row
+        fsync, encoding, number, version, in_recovery, read_only, synchronous_commit, lock_timeout = row
         if int(number or 0) < _OLDEST_SERVER:
             raise UnfitServer(f"PostgreSQL {version} is too old: inversion needs 15 or newer")
         if encoding != "UTF8":
@@ -317,83 +287,14 @@ class Connection:
                 "a pooler refuses startup options: statements are sent unnamed and without time limits "
                 "(set lock_timeout and statement_timeout by ALTER ROLE)"
             )
-        return in_recovery == "false"
-
-
-async def _attempts(conninfo: str, failures: list[str]) -> Sequence[Mapping[str, str]]:
-    """One set of parameters for each address, names looked up; what failed is noted in `failures`."""
-    try:
-        given = {name: str(value) for name, value in conninfo_to_dict(conninfo).items() if value is not None}
-    except psycopg.Error as error:
-        raise UnfitServer(f"the database URL cannot be read: {' '.join(str(error).split())}") from None
-    if "hostaddr" in given or "service" in given or "PGSERVICE" in os.environ:
-        return [given]
-    hosts = given.get("host", os.environ.get("PGHOST", "")).split(",")
-    ports = given.get("port", os.environ.get("PGPORT", "")).split(",")
-    attempts = []
-    for host, port in zip(hosts, ports if len(ports) == len(hosts) else ports[:1] * len(hosts), strict=True):
-        one = {**given, "host": host, "port": port}
-        if not host or host[0] in "/@" or _is_address(host):
-            attempts.append(one)
-            continue
-        try:
-            found = await trio.socket.getaddrinfo(host, port or "5432", type=trio.socket.SOCK_STREAM)
-        except OSError as error:
-            failures.append(f"cannot look up {host}: {error.strerror or error}")
-            continue
-        attempts += [{**one, "hostaddr": address} for address in dict.fromkeys(str(at[4][0]) for at in found)]
-    return attempts
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-async def _connect(attempt: Mapping[str, str], settings: Settings) -> Connection:
-    parameters: dict[str, str] = {
-        "application_name": "inversion",
-        "keepalives_idle": "30",
-        "keepalives_interval": "5",
-        "keepalives_count": "3",
-        "tcp_user_timeout": str(int(settings.reply_timeout_s * 1_000)),
-        **attempt,
-        "client_encoding": "UTF8",
-    }
-    options = f"{attempt.get('options', '')} {settings.options()}".strip()
-    try:
-        pgconn = await _dial(make_conninfo(**{**parameters, "options": options}), settings)
-    except ConnectionLost as failure:
-        if not any(words in str(failure) for words in _REFUSES_OPTIONS):
-            raise
-        return Connection(await _dial(make_conninfo(**parameters), settings), settings, pooler=True)
-    return Connection(pgconn, settings, pooler=False)
-
-
-async def _dial(conninfo: str, settings: Settings) -> pq_abc.PGconn:
-    with trio.move_on_after(settings.connect_timeout_s):
-        pgconn = pq.PGconn.connect_start(conninfo.encode())
-        try:
-            while pgconn.status != pq.ConnStatus.BAD:
-                match pgconn.connect_poll():
-                    case pq.PollingStatus.OK:
-                        pgconn.nonblocking = 1
-                        return pgconn
-                    case pq.PollingStatus.READING:
-                        await trio.lowlevel.wait_readable(pgconn.socket)
-                    case pq.PollingStatus.WRITING:
-                        await trio.lowlevel.wait_writable(pgconn.socket)
-                    case _:
-                        break
-            raise ConnectionLost(" ".join(pgconn.get_error_message("utf-8").split()), sent=False)
-        except BaseException:
-            pgconn.finish()
-            raise
-    raise ConnectionLost(f"no connection within {settings.connect_timeout_s:g} s", sent=False)
+        if in_recovery == "true":
+            return "the server is in recovery (a standby)"
+        return "the server is read-only" if read_only == "on" else None
 
 
 def _decoded(value: bytes | None) -> str | None:
     return None if value is None else value.decode()
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

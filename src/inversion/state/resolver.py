@@ -15,8 +15,9 @@ from typing import Final, assert_never
 from inversion.errors import Abandoned, Code, Conflict, InversionError, Outcome
 from inversion.gate import Bridge, Gate, Walk
 from inversion.state import rows, sql
+from inversion.state.dialing import ConnectionLost
 from inversion.state.lane import Backoff, Lane
-from inversion.state.postgres import Connection, ConnectionLost, StatementFailed, refused
+from inversion.state.postgres import Connection, StatementFailed, refused
 from inversion.state.rows import Commit
 
 CommitWalk = Walk[Commit, None]

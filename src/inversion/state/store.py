@@ -25,9 +25,10 @@ from inversion.observe.metrics import Counters
 from inversion.state import migrate, sql
 from inversion.state.cache import StateCache
 from inversion.state.committer import Committer
-from inversion.state.lane import Backoff, Lane, Log
+from inversion.state.dialing import ConnectionLost, Settings, UnfitServer
+from inversion.state.lane import Knocking, Lane, Log
 from inversion.state.loader import Loader, Loading, Read, Readers
-from inversion.state.postgres import ConnectionLost, Settings, StatementFailed
+from inversion.state.postgres import StatementFailed
 from inversion.state.resolver import Resolver
 from inversion.state.rows import Check, Commit
 from inversion.watch import Watch
@@ -58,7 +59,8 @@ class PostgresStore:
         self._log = log
         self._counters = counters or Counters()
         self._watch = watch
-        lane = partial(Lane, conninfo, Settings(), watch=watch, log=log)
+        self._knocking = Knocking(log)
+        lane = partial(Lane, conninfo, Settings(), watch=watch, log=log, knocking=self._knocking)
         self._load_lanes = [lane((sql.LOAD, sql.OUTDATED)) for _ in range(loaders)]
         self._commit_lanes = [lane((sql.COMMIT, sql.COMMIT_ONE, sql.UNLOCKED)) for _ in range(committers)]
         self._resolver_lane = lane((sql.COMMIT, sql.COMMIT_ONE, sql.FIND))
@@ -71,8 +73,8 @@ class PostgresStore:
 
     @property
     def available(self) -> bool:
-        """Whether a connection is up."""
-        return any(lane.up for lane in (*self._load_lanes, *self._commit_lanes))
+        """Whether turns can be loaded and committed."""
+        return any(lane.up for lane in self._load_lanes) and any(lane.up for lane in self._commit_lanes)
 
     @property
     def waiting(self) -> int:
@@ -85,13 +87,14 @@ class PostgresStore:
         return self._resolver.doubtful
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve until cancelled; started when the first connection was verified.
+        """Serve until cancelled; started when the first connections were verified.
 
         Waits for a database that is away. Raises UnfitServer, NotMigrated, SchemaTooNew, SchemaChanged.
         """
         gatherers = _Gatherers()
         try:
             await self._open_first(self._load_lanes[0])
+            await self._open_first(self._commit_lanes[0])
             async with trio.open_nursery() as nursery:
                 bridge = Bridge(nursery)
                 for lane in self._load_lanes:
@@ -204,16 +207,16 @@ class PostgresStore:
         return value
 
     async def _open_first(self, lane: Lane) -> None:
-        backoff = Backoff()
-        complaint = ""
+        """Open a lane that the start waits for. A refusal that is the first word of all is a wrong URL."""
         while True:
+            await self._knocking.turn()
             try:
-                await lane.open(migrate.check)
+                await lane.open(migrate.check, explain=not self._knocking.waited)
                 return
             except (ConnectionLost, StatementFailed) as failure:
-                if complaint != (complaint := f"no database yet: {failure}"):
-                    self._log(complaint)
-                await backoff.pause()
+                if isinstance(failure, ConnectionLost) and failure.unwelcome and not self._knocking.waited:
+                    raise UnfitServer(f"{failure}: check the database URL") from None
+                self._knocking.failed(failure, "no database yet")
 
 
 class _Gatherers:

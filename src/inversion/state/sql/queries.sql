@@ -44,7 +44,8 @@ SELECT m.at
 
 -- name: settings
 SELECT current_setting('fsync'), current_setting('server_encoding'), current_setting('server_version_num'),
-       current_setting('server_version'), pg_is_in_recovery()::text, current_setting('synchronous_commit'),
+       current_setting('server_version'), pg_is_in_recovery()::text,
+       current_setting('transaction_read_only'), current_setting('synchronous_commit'),
        current_setting('lock_timeout');
 
 -- name: applied

@@ -1,0 +1,92 @@
+"""A PostgreSQL that a test stops, kills and starts again, and what the test may ask of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import psycopg
+import trio
+from psycopg.conninfo import make_conninfo
+
+from fix_postgres import START_TIMEOUT_S, Cluster
+
+NODE = "application_name = 'inversion'"
+
+
+class Server:
+    """A cluster in a folder of its own. `down` and `up` as often as one likes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.cluster = Cluster(folder)
+        self.cluster.start()
+        self.runs = True
+
+    @property
+    def url(self) -> str:
+        return self.cluster.conninfo
+
+    @property
+    def log(self) -> str:
+        assert self.cluster.embedded.place is not None
+        return self.cluster.embedded.place.log.read_text(errors="replace")
+
+    async def down(self, how: signal.Signals) -> int:
+        """End the postmaster this way and leave it ended; its pid."""
+        pid = self.cluster.pid
+        os.kill(pid, how)
+        await trio.to_thread.run_sync(self.stop)
+        assert not alive(pid)
+        return pid
+
+    async def up(self) -> float:
+        """Start it again; when it accepted connections."""
+        self.cluster = Cluster(self.folder)
+        await trio.to_thread.run_sync(self.cluster.start)
+        self.runs = True
+        return time.perf_counter()
+
+    async def end_once(self, how: signal.Signals) -> float:
+        """End the postmaster, let it be started again by its supervisor; when it accepted connections."""
+        before = self.cluster.pid
+        os.kill(before, how)
+        with trio.fail_after(START_TIMEOUT_S):
+            while self.cluster.embedded.pid in (None, before):  # noqa: ASYNC110 (another thread's)
+                await trio.sleep(0.005)
+        return time.perf_counter()
+
+    def stop(self) -> None:
+        if self.runs:
+            self.runs = False
+            self.cluster.stop()
+
+    def ask(self, text: str, **connection: str) -> list[tuple[object, ...]]:
+        return ask(make_conninfo(self.url, application_name="test", **connection), text)
+
+    def backends(self) -> Sequence[int]:
+        """The pids of the node's connections."""
+        return [int(str(pid)) for (pid,) in self.ask(f"SELECT pid FROM pg_stat_activity WHERE {NODE}")]
+
+
+def ask(url: str, text: str) -> list[tuple[object, ...]]:
+    with psycopg.connect(url, autocommit=True) as connection:
+        cursor = connection.execute(text)  # type: ignore[call-overload]
+        return cursor.fetchall() if cursor.description else []
+
+
+def alive(pid: int) -> bool:
+    return os.path.exists(f"/proc/{pid}")
+
+
+def stopped(pid: int) -> bool:
+    """Whether a process has been stopped by a signal."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+def memory_bytes(pid: int) -> int:
+    """What a process holds."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
