@@ -104,7 +104,7 @@ class Mailbox:
             self.most = None
         else:
             self._run_again(turn, error)
-            # Its frames and their callers' hold it and a megabyte of state: they would wait for the collector.
+            # Its frames and their callers' hold it and a state: that would wait for the collector.
             error.__traceback__ = None
         self._starting = starting
         self._start_turns()
