@@ -32,6 +32,7 @@ DOORS = {
     "prometheus_client": r"observe\..*",
     "httptools": r"http\..*",
     "cattrs": r"config_file",
+    "watchfiles": r"reload\.lookout",
     "click": r"cli(\..*)?",
     "rich": r"cli(\..*)?",
     "subprocess": r"processes\..*|embedded.*",

@@ -57,6 +57,9 @@ The modules in reading order. A module imports only what stands above it in this
     embedded.server     the local PostgreSQL as one more supervised child
     embedded            its public names
     exposition          what /metrics and /v1/functions show of a node
+    reload.concern      which files matter, and whom a change concerns
+    reload.lookout      which files changed; the only door to watchfiles
+    reload.reloader     new processes in, old ones drained
     app                 the composition root
     cli.printing        what the commands print, and how they end
     cli.door            the admin door from outside

@@ -35,6 +35,7 @@ from inversion.messages import Hello, Turn
 from inversion.observe import logs
 from inversion.observe.metrics import Counters
 from inversion.processes.supervisor import Supervisor
+from inversion.reload.reloader import Origin, Reloader
 from inversion.state.dialing import ConnectionLost, UnfitServer
 from inversion.state.migrate import SchemaError, migrate
 from inversion.state.postgres import StatementFailed
@@ -81,6 +82,7 @@ class Options:
     dev: bool = False
     migrate: bool = False
     admin_token: str | None = attrs.field(default=None, repr=False)
+    reload: Origin | None = None  #: watch this config and its code, and take up what changes
 
 
 @attrs.frozen(slots=True)
@@ -123,6 +125,8 @@ class _Node:
         self._stopping = trio.Event()
         self._doors_closed = trio.Event()
         self._servers: Sequence[Server] = ()
+        self._functions = dict(config.functions)  # what serves: a reload changes it
+        self._reloading = trio.CancelScope()
         self._counters = Counters.of(config.functions)
         self._watch = watch
         self._supervisor = Supervisor(config, self._function_line, watch, self._counters)
@@ -140,17 +144,15 @@ class _Node:
             conninfo, self._config.limits, self._watch, log=_log.warning, counters=self._counters
         )
         await self._open_store()
-        self._office = PostOffice(
-            self._store,
-            self._supervisor.pools,
-            self._config.functions,
-            self._config.limits,
-            self._note_failure,
-        )
+        pools, limits = self._supervisor.pools, self._config.limits
+        self._office = PostOffice(self._store, pools, self._functions, limits, self._note_failure)
         self._watch.expects = lambda: len(self._office.live)
         self._nursery.start_soon(self._sweep)
         self._open_doors(listeners)
         await self._supervisor.first_words(_HELLO_PATIENCE_S)
+        if (origin := self._options.reload) is not None:
+            reloader = Reloader(self._config, origin, self._functions, self._supervisor, self._office)
+            self._nursery.start_soon(reloader.run, self._reloading)
         with _spared_collector():
             on_started(self._started(listeners, database))
             await self._stopping.wait()
@@ -215,7 +217,7 @@ class _Node:
     def _open_doors(self, listeners: Sequence[Listener]) -> None:
         limits = self._config.limits
         pools = self._supervisor.pools
-        self._calls = calls = Calls(self._config, self._office, pools, self._store, self._counters)
+        self._calls = calls = Calls(self._functions, self._office, pools, self._store, self._counters)
         held = Held(limits.in_flight_bytes)
         metrics = metrics_of(self._counters, self._store, self._office, pools, held, lambda: self._servers)
         sources = Sources(self._not_ready, metrics.text, partial(function_reports, self._supervisor))
@@ -281,6 +283,7 @@ class _Node:
     async def _drain(self) -> None:
         """Answer what was accepted, send the processes home; then everything else may end."""
         self._calls.draining = True
+        self._reloading.cancel()
         for server in self._servers:
             server.drain()
         with trio.move_on_after(self._config.limits.drain_s) as limit:

@@ -12,7 +12,7 @@ from time import gmtime, perf_counter, strftime, time_ns
 from typing import Final, Protocol
 
 from inversion import json_text
-from inversion.config import Config, Function, Mode
+from inversion.config import Function, Mode
 from inversion.errors import Code, Outcome, RequestRefused
 from inversion.gate import DirectGate, Walk
 from inversion.ids import new_id, new_seed
@@ -59,13 +59,13 @@ class Calls:
 
     def __init__(
         self,
-        config: Config,
+        functions: Mapping[str, Function],
         office: PostOffice,
         pools: Mapping[str, SpokenPool],
         states: StateReader,
         counters: Counters,
     ):
-        self._config = config
+        self._functions = functions  # a reload changes it
         self._office = office
         self._pools = pools
         self._states = states
@@ -74,9 +74,9 @@ class Calls:
 
     def function(self, name: str) -> Function:
         """The function of that name. Raises RequestRefused (`no_function`) naming the nearest ones."""
-        function = self._config.functions.get(name)
+        function = self._functions.get(name)
         if function is None:
-            near = difflib.get_close_matches(name, self._config.functions, n=3)
+            near = difflib.get_close_matches(name, self._functions, n=3)
             advice = f"did you mean {' or '.join(near)}?" if near else "see /v1/functions on the admin port"
             raise RequestRefused(Code.NO_FUNCTION, f"no function is named {name!r}: {advice}")
         return function

@@ -180,6 +180,17 @@ class PostOffice:
         self.live.discard(request)
         self._live_of_function[request.address.function] -= 1
 
+    def deploy(self, function: Function, pool: Pool) -> None:
+        """It has new code or a new config: its mailboxes use that from their next turn on."""
+        self._live_of_function.setdefault(function.name, 0)
+        for mailbox in self._mailboxes.values():
+            if mailbox.address.function == function.name:
+                mailbox.function, mailbox.pool = function, pool
+
+    def live_of(self, function: str) -> int:
+        """Requests of one function that wait or run."""
+        return self._live_of_function[function]
+
     def forget(self, mailbox: Mailbox) -> None:
         """An idle mailbox leaves; the next request makes a new one."""
         if self._mailboxes.get(mailbox.address) is mailbox:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import attrs
 import pytest
 from click.testing import CliRunner, Result
 
@@ -103,7 +104,9 @@ def test_dev_has_the_documented_defaults(served: list[tuple[Config, Options]], p
     assert run("dev").exit_code == 0
     ((config, options),) = served
     assert config.folder == project
-    assert options == Options(dev=True)
+    assert options.reload is not None
+    assert (options.reload.file, options.reload.read()) == (project / "inversion.toml", config)
+    assert attrs.evolve(options, reload=None) == Options(dev=True)
     assert (options.host, options.port, options.admin_port) == ("127.0.0.1", 8080, 9080)
 
 

@@ -21,6 +21,7 @@ from inversion.config_file import FILE_NAME, ConfigError, load
 
 if TYPE_CHECKING:
     from inversion.app import Options, Started
+    from inversion.reload.reloader import Origin
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
@@ -104,15 +105,23 @@ def _one_node(_context: click.Context, _parameter: click.Parameter, nodes: int) 
 def dev(
     path: Path | None, config_path: Path | None, mode: str | None, as_json: bool, nodes: int, **flags: Any
 ) -> None:
-    """Everything on a laptop: an embedded PostgreSQL, migrations, readable logs.
+    """Everything on a laptop: an embedded PostgreSQL, migrations, hot reload, readable logs.
 
     PATH is a folder with inversion.toml (default: this one), or one file that can be run: dev ./counter.py.
     With --database-url or DATABASE_URL that database is used, and migrated only with --migrate.
     """
     if path is not None and config_path is not None:
         raise click.UsageError("give PATH or --config, not both")
-    config, note = _configured(path or config_path or Path(), None if mode is None else Mode(mode))
-    _run(config, dev=True, as_json=as_json, note=note, **flags)
+    from inversion.reload.reloader import Origin
+
+    path = path or config_path or Path()
+    read = partial(_configured, path, None if mode is None else Mode(mode))
+    try:
+        config, note = read()
+    except ConfigError as error:
+        fail(str(error), EXIT_USAGE)
+    origin = Origin((path / FILE_NAME if path.is_dir() else path).absolute(), lambda: read()[0])
+    _run(config, dev=True, as_json=as_json, note=note, reload=origin, **flags)
 
 
 @click.command()
@@ -132,23 +141,26 @@ def serve(config_path: Path | None, nodes: int, **flags: Any) -> None:
 
 
 def _configured(path: Path, mode: Mode | None) -> tuple[Config, str | None]:
-    """The config of a folder, of an inversion.toml or of one file, and what was guessed."""
-    try:
-        if path.is_dir() or path.suffix == ".toml":
-            if mode is not None:
-                raise click.UsageError(
-                    f"--mode is for one file; {path} says the mode of each function itself"
-                )
-            return load(path), None
-        from inversion.config_guess import guess
+    """The config of a folder, an inversion.toml or one file, and what was guessed. Raises ConfigError."""
+    if path.is_dir() or path.suffix == ".toml":
+        if mode is not None:
+            raise click.UsageError(f"--mode is for one file; {path} says the mode of each function itself")
+        return load(path), None
+    from inversion.config_guess import guess
 
-        found = guess(path, mode)
-    except ConfigError as error:
-        fail(str(error), EXIT_USAGE)
+    found = guess(path, mode)
     return found.config, found.reason
 
 
-def _run(config: Config, *, dev: bool, as_json: bool, note: str | None, **flags: Any) -> None:
+def _run(
+    config: Config,
+    *,
+    dev: bool,
+    as_json: bool,
+    note: str | None,
+    reload: Origin | None = None,
+    **flags: Any,
+) -> None:
     import trio
 
     from inversion import app
@@ -158,7 +170,7 @@ def _run(config: Config, *, dev: bool, as_json: bool, note: str | None, **flags:
         logs.configure(logs.Style.JSON, sys.stdout)
     else:
         logs.configure(logs.Style.READABLE, sys.stderr)
-    options = app.Options(dev=dev, admin_token=admin_token(), **flags)
+    options = app.Options(dev=dev, reload=reload, admin_token=admin_token(), **flags)
     on_started = partial(_log_started, options) if as_json else partial(_show_started, config, note)
     try:
         drained = trio.run(app.serve, config, options, on_started)
@@ -188,7 +200,8 @@ def _show_started(config: Config, note: str | None, started: Started) -> None:
     if line is None:
         click.echo("\nno function runs: see above for what each of them needs\n")
     else:
-        click.echo(f"\ntry               {click.style(line, bold=True)}\n\nCtrl-C stops.\n")
+        click.echo(f"\ntry               {click.style(line, bold=True)}")
+        click.echo("\nWhat you save is taken up at once. Ctrl-C stops.\n")
 
 
 def _log_started(options: Options, started: Started) -> None:

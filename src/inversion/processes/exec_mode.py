@@ -19,7 +19,7 @@ from inversion.messages import SILENT, Hello, MessageIn, Turn
 from inversion.observe.metrics import FunctionCounters
 from inversion.processes.child import CannotStart, Recipe
 from inversion.processes.exec_call import ExecCall
-from inversion.processes.flight import Flight
+from inversion.processes.flight import Flight, Generation
 from inversion.processes.lines_mode import ProcessView
 from inversion.processes.log_lines import LogLine
 from inversion.watch import Watch
@@ -53,6 +53,8 @@ class ExecPool:
         self._closed = False
         self._start_due = False
         self._quiet = trio.Event()
+        self.predecessor: Generation | None = None
+        self._successor: Generation | None = None
 
     @property
     def waiting(self) -> int:
@@ -76,6 +78,8 @@ class ExecPool:
 
     async def send_message_in(self, message: MessageIn) -> Flight:
         """Step 3. Parks while `processes.max` calls run."""
+        if self._successor is not None:
+            return await self._successor.send_message_in(message)
         if self._closed:
             raise self._shutting_down()
         if self.problem is not None and perf_counter() - self._looked_up_s < _LOOK_AGAIN_S:
@@ -89,7 +93,7 @@ class ExecPool:
         for call in self._calls:
             if call.flight.message.turn is turn:
                 return call.child.started_s
-        return None
+        return None if self.predecessor is None else self.predecessor.begun_s(turn)
 
     def start(self) -> None:
         """Look the command up, so that a problem is known before the first call."""
@@ -105,6 +109,12 @@ class ExecPool:
             self._waiting.withdraw(_is_abandoned, Abandoned)
         for call in tuple(self._calls):
             call.sweep(now_s)
+
+    def hand_over(self, successor: Generation) -> None:
+        """What waits here goes there, and so does what comes late. Then `drain`."""
+        self._successor = successor
+        for walk in self._waiting.take(self.waiting):
+            walk.throw(Abandoned())
 
     async def drain(self) -> None:
         """Let what is here finish."""

@@ -6,10 +6,10 @@ what went wrong.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Protocol
 
 from inversion.gate import DirectGate, Walk
-from inversion.messages import MessageIn, MessageOut
+from inversion.messages import MessageIn, MessageOut, Turn
 
 
 class Flight:
@@ -46,3 +46,13 @@ class Flight:
 
 
 _DESK: Final[DirectGate[Flight, MessageOut]] = DirectGate()
+
+
+class Generation(Protocol):
+    """A pool as another one of the same function knows it: new code replaces the old while both run."""
+
+    predecessor: Generation | None  #: while it drains
+
+    async def send_message_in(self, message: MessageIn) -> Flight: ...
+
+    def begun_s(self, turn: Turn) -> float | None: ...

@@ -22,7 +22,7 @@ from inversion.messages import SILENT, Hello, MessageIn, Turn
 from inversion.observe.metrics import FunctionCounters
 from inversion.processes.child import CannotStart, Recipe
 from inversion.processes.crashes import Crashes
-from inversion.processes.flight import Flight
+from inversion.processes.flight import Flight, Generation
 from inversion.processes.log_lines import LogLine
 from inversion.processes.worker import Worker
 from inversion.protocol.roster import Roster
@@ -69,6 +69,9 @@ class LinesPool:
         self._recipe: Recipe | None = None
         self._closed = False
         self._quiet = trio.Event()
+        self.is_frozen = False  #: its code has changed and may be broken: keep the processes there are
+        self.predecessor: Generation | None = None
+        self._successor: Generation | None = None  # new code has come: what has no process yet goes there
 
     # -- the face ----------------------------------------------------------------------------------------
 
@@ -86,6 +89,11 @@ class LinesPool:
     def breaker_open(self) -> bool:
         """Are calls refused because the processes die before they answer anything?"""
         return self._crashes.open
+
+    @property
+    def crash(self) -> str | None:
+        """How its last process ended that had answered nothing."""
+        return self._crashes.words
 
     @property
     def in_flight(self) -> int:
@@ -112,6 +120,8 @@ class LinesPool:
             worker = self._roster.seat_for(len(message.turn.requests), perf_counter())
             if worker is not None:
                 return worker.send(message)
+        if self._successor is not None:
+            return await self._successor.send_message_in(message)
         if self._closed:
             raise self._shutting_down()
         self._refuse_hopeless()
@@ -125,7 +135,7 @@ class LinesPool:
             began_s = worker.begun_s(turn)
             if began_s is not None:
                 return began_s
-        return None
+        return None if self.predecessor is None else self.predecessor.begun_s(turn)
 
     def report(self) -> tuple[bool, str]:
         """(well, sentence) for the start-up lines."""
@@ -161,9 +171,9 @@ class LinesPool:
                 gate.withdraw(_is_abandoned, Abandoned)
         for worker in tuple(self._roster.seats):
             worker.sweep(now_s)
-        if self._closed:
+        if self._closed or self._successor is not None:
             return
-        for worker in self._roster.to_retire(now_s):
+        for worker in () if self.is_frozen else self._roster.to_retire(now_s):
             worker.leave(now_s)
         if self._crashes.streak:
             self._crashes.sweep(now_s)
@@ -171,6 +181,13 @@ class LinesPool:
             self._start()
         if self.waiting:
             self._assign()
+
+    def hand_over(self, successor: Generation) -> None:
+        """What waits here is cut anew and goes there, and so does what comes late. Then `drain`."""
+        self._successor = successor
+        for gate in (self._waiting, self._waiting_alone):
+            for walk in gate.take(len(gate.waiting)):
+                walk.throw(Abandoned())
 
     async def drain(self) -> None:
         """Let what is here finish, then send every process home. `sweep` must go on meanwhile."""
@@ -291,6 +308,8 @@ class LinesPool:
                     return
 
     def _start(self) -> bool:
+        if self.is_frozen and self._roster.seats:
+            return False
         self._looked_up_s = perf_counter()
         try:
             recipe = Recipe.of(self.function)

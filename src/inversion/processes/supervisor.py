@@ -9,13 +9,13 @@ A function whose command cannot be started is reported, its calls are refused; e
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from time import perf_counter
 from typing import Final, NamedTuple, assert_never
 
 import trio
 
-from inversion.config import Config, Function, Limits, Mode
+from inversion.config import Config, Function, Mode
 from inversion.observe.metrics import Counters, FunctionCounters
 from inversion.processes.child import keep_files_private
 from inversion.processes.exec_mode import ExecPool
@@ -43,11 +43,15 @@ class Supervisor:
     """Owns every child of the node's functions."""
 
     def __init__(self, config: Config, log_line: LogLine, watch: Watch, counters: Counters) -> None:
+        self._limits = config.limits
         self._watch = watch
-        self.pools: Mapping[str, Pool] = {
-            name: _pool(function, config.limits, watch, log_line, counters.functions[name])
-            for name, function in config.functions.items()
+        self._log_line = log_line
+        self._counters = counters
+        self.pools: dict[str, Pool] = {
+            name: self._pool(function) for name, function in config.functions.items()
         }
+        self._beside: list[Pool] = []  # tried out, or draining
+        self._discarded: list[Pool] = []
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Start the first processes, serve until cancelled. No child outlives this."""
@@ -63,15 +67,53 @@ class Supervisor:
 
     def sweep(self, now_s: float) -> None:
         """Every 50 ms, with the time of perf_counter."""
-        for pool in self.pools.values():
+        for pool in (*self.pools.values(), *self._beside):
             pool.sweep(now_s)
+        if self._discarded:
+            self._discarded = [pool for pool in self._discarded if pool.processes]
+
+    def try_out(self, function: Function) -> Pool:
+        """Start new code beside the old. It serves nobody until `replace`, or ends by `discard`."""
+        pool = self._pool(function)
+        self._beside.append(pool)
+        pool.start()
+        return pool
+
+    def discard(self, pool: Pool) -> None:
+        """It was tried out, and does not replace anything."""
+        pool.kill()
+        self._beside.remove(pool)
+        self._discarded.append(pool)
+
+    def replace(self, pool: Pool) -> Pool | None:
+        """From now on it serves its function. What it replaces, if anything, is to be retired."""
+        name = pool.function.name
+        old = self.pools.get(name)
+        self.pools[name] = pool
+        self._beside.remove(pool)
+        if old is not None:
+            self._beside.append(old)
+            pool.predecessor = old
+            old.hand_over(pool)
+        return old
+
+    async def retire(self, pool: Pool) -> None:
+        """Let what it has finish; it is swept until then."""
+        await pool.drain()
+        if pool in self._beside:
+            self._beside.remove(pool)
+        elif self.pools.get(pool.function.name) is pool:
+            del self.pools[pool.function.name]
+        for other in (*self.pools.values(), *self._beside):
+            if other.predecessor is pool:
+                other.predecessor = pool.predecessor
 
     async def drain(self) -> None:
         """Finish what is in flight, then send every process home. Bound it with a cancel scope."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._sweep_for_ever)
             async with trio.open_nursery() as drains:
-                for pool in self.pools.values():
+                for pool in (*self.pools.values(), *self._beside):
                     drains.start_soon(pool.drain)
             nursery.cancel_scope.cancel()
 
@@ -95,21 +137,20 @@ class Supervisor:
             await trio.sleep(_SWEEP_S)
 
     async def _end(self) -> None:
-        for pool in self.pools.values():
+        pools = (*self.pools.values(), *self._beside, *self._discarded)
+        for pool in pools:
             pool.kill()
-        while any(pool.processes for pool in self.pools.values()):
+        while any(pool.processes for pool in pools):
             await self._watch.serve_once()
 
-
-def _pool(
-    function: Function, limits: Limits, watch: Watch, log_line: LogLine, counters: FunctionCounters
-) -> Pool:
-    match function.mode:
-        case Mode.LINES:
-            return LinesPool(function, limits, watch, log_line, counters)
-        case Mode.EXEC:
-            return ExecPool(function, limits, watch, log_line, counters)
-        case Mode.CGI:
-            raise NotImplementedError("cgi is refused when the config is read")
-        case _:
-            assert_never(function.mode)
+    def _pool(self, function: Function) -> Pool:
+        counters = self._counters.functions.setdefault(function.name, FunctionCounters())
+        match function.mode:
+            case Mode.LINES:
+                return LinesPool(function, self._limits, self._watch, self._log_line, counters)
+            case Mode.EXEC:
+                return ExecPool(function, self._limits, self._watch, self._log_line, counters)
+            case Mode.CGI:
+                raise NotImplementedError("cgi is refused when the config is read")
+            case _:
+                assert_never(function.mode)

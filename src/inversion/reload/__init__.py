@@ -1,0 +1,1 @@
+"""Hot reload in `dev`: changed files become new processes, and no call notices."""
