@@ -8,6 +8,7 @@ The modules in reading order. A module imports only what stands above it in this
     config_values       durations, sizes, commands: what one value may be
     config_file         reads inversion.toml; one sentence for each fault
     config_guess        how to run one file that has no inversion.toml
+    open_files          how many files we may open, and what we start
     ids                 request and turn ids
     json_text           the one JSON door: check, cut raw, splice
     protocol.frames     bytes <-> lines <-> frames; sans-IO like all of protocol

@@ -126,8 +126,6 @@ async def test_a_node_without_files_refuses_and_recovers(tmp_path, mode):
                 break
             assert result.code is Code.NO_RUNTIME
             refused += 1
-            if mode is Mode.LINES:  # it looks again after a second; in exec mode a shortage is one call's
-                served.pool()._looked_up_s -= 1.0
         assert 3 < refused < 30
         await served.call()
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from inversion import open_files
 from inversion.cli.asking import admin_token
 from inversion.cli.printing import EXIT_ABSENT, EXIT_ANSWER, EXIT_USAGE, fail, json_option, write_table
 from inversion.config import Config, Mode
@@ -170,6 +171,13 @@ def _run(
         logs.configure(logs.Style.JSON, sys.stdout)
     else:
         logs.configure(logs.Style.READABLE, sys.stderr)
+    files = open_files.raise_limit()
+    if files < config.limits.connections:
+        logs.get_logger("cli").warning(
+            "few open files are allowed: raise `ulimit -n`, or lower limits.connections",
+            allowed=files,
+            connections=config.limits.connections,
+        )
     options = app.Options(dev=dev, reload=reload, admin_token=admin_token(), **flags)
     on_started = partial(_log_started, options) if as_json else partial(_show_started, config, note)
     try:

@@ -115,6 +115,7 @@ class HeadParser:
         "_fed",
         "_fields",
         "_known",
+        "_known_length",
         "_known_lines",
         "_parser",
         "_repeated",
@@ -128,7 +129,9 @@ class HeadParser:
         self._repeated: list[bytes] = []
         self._target = b""
         self._fed = False  #: httptools has read the current head
-        self._known: HttpRequest | None = None  #: whose field lines were
+        # Of a head whose field lines are known; not the request itself, which gets a body.
+        self._known: Mapping[bytes, bytes] | None = None
+        self._known_length: int | None = 0
         self._known_lines = b""
 
     # What httptools calls; nothing is decided in here.
@@ -154,7 +157,7 @@ class HeadParser:
             if line is not None:
                 self._fed = False
                 method, path, query = line.groups()
-                return HttpRequest(method, path, query, known.fields, b"", known.length)
+                return HttpRequest(method, path, query, known, b"", self._known_length)
         self._fed = True
         request = self._parse(head, line_end)
         lines = head[line_end:]
@@ -166,7 +169,8 @@ class HeadParser:
             and line_end > 0
             and len(lines) <= _MAX_KNOWN_BYTES
         ):
-            self._known = request
+            self._known = request.fields
+            self._known_length = request.length
             self._known_lines = lines
         return request
 

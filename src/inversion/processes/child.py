@@ -22,6 +22,7 @@ from typing import Final
 
 import attrs
 
+from inversion import open_files
 from inversion.config import Function
 from inversion.processes.log_lines import LogLine, LogLines
 from inversion.watch import Watch
@@ -318,15 +319,16 @@ def _spawn(recipe: Recipe, env: Mapping[str, str], files: Sequence[tuple[int, in
     try:
         if home is not None:
             os.chdir(recipe.folder)
-        pid = os.posix_spawn(
-            recipe.program,
-            recipe.command,
-            env,
-            file_actions=[(os.POSIX_SPAWN_DUP2, ours, theirs) for ours, theirs in files],
-            setsid=True,
-            setsigmask=(),
-            setsigdef=_DEFAULT_SIGNALS,
-        )
+        with open_files.as_at_start():
+            pid = os.posix_spawn(
+                recipe.program,
+                recipe.command,
+                env,
+                file_actions=[(os.POSIX_SPAWN_DUP2, ours, theirs) for ours, theirs in files],
+                setsid=True,
+                setsigmask=(),
+                setsigdef=_DEFAULT_SIGNALS,
+            )
     finally:
         if home is not None:
             os.fchdir(home)

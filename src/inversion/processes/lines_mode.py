@@ -314,15 +314,14 @@ class LinesPool:
         try:
             recipe = Recipe.of(self.function)
             worker = Worker(self, self.function, recipe, self._limits, self._watch, self._log_line)
-        except (CannotStart, OSError) as problem:  # the latter: this node has no files left
-            self.problem = (
-                str(problem)
-                if isinstance(problem, CannotStart)
-                else f"function {self.function.name}: no process could be started: {problem.strerror}"
-            )
+        except (CannotStart, OSError) as error:
+            if isinstance(error, CannotStart):
+                detail = self.problem = str(error)
+            else:  # this node has no files or processes left; in a moment it may
+                detail = f"function {self.function.name}: no process could be started: {error.strerror}"
             self.known.set()
             if not self._roster.seats:
-                self._fail_waiting(RuntimeBroken(Code.NO_RUNTIME, self.problem))
+                self._fail_waiting(RuntimeBroken(Code.NO_RUNTIME, detail, retry_after_s=1))
             return False
         self.problem = None
         self._counters.starts += 1
