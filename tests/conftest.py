@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 pytest_plugins = [file.stem for file in Path(__file__).parent.glob("fix_*.py")]
+pytest.register_assert_rewrite(*pytest_plugins)  # before one imports another
 
 DATABASE_FIXTURES = {"server_url", "initialized_folder", "postgres_server"}
 

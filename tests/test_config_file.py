@@ -74,6 +74,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         queue = { entity = 10, function = 20, node = 30 }
         connections = 100
         cache = "1GiB"
+        drain = "1m"
         [http]
         read_state = true
         """,
@@ -92,7 +93,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     limits = config.limits
     assert (limits.body_bytes, limits.state_bytes, limits.response_bytes) == (65_536, 10_000_000, 2 << 20)
     assert (limits.queue.entity, limits.queue.function, limits.queue.node) == (10, 20, 30)
-    assert (limits.connections, limits.cache_bytes) == (100, 1 << 30)
+    assert (limits.connections, limits.cache_bytes, limits.drain_s) == (100, 1 << 30, 60.0)
     assert config.http.read_state is True
 
 

@@ -10,84 +10,44 @@ import os
 import shutil
 import signal
 import sys
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter
 
 import psycopg
 import pytest
 import trio
-from ledger import JOURNAL, Ledger
-from outage import NODE, Server, alive, memory_bytes, stopped
+from ledger import Ledger
 from psycopg.conninfo import make_conninfo
 
-from fix_command import RunningCommand, StartCommand
 from fix_matrix import Row
+from fix_outage import JOURNAL, NODE, ServeNode, Server, alive, end_and_read, memory_bytes, stopped
 from fix_postgres import new_cluster_folder
 from inversion.embedded import server as embedded_server
 
 #: First success after PostgreSQL accepts again.
 PROMPT_S = 2.0
 
-StartNode = Callable[..., AbstractContextManager[RunningCommand]]
-
-
-@pytest.fixture
-def server(short_folder: Path, initialized_folder: Path) -> Iterator[Server]:
-    server = Server(new_cluster_folder(short_folder, initialized_folder))
-    yield server
-    server.stop()
-    shutil.rmtree(server.folder)
-
-
-@pytest.fixture
-def folder(short_folder: Path) -> Path:
-    made = short_folder / uuid.uuid4().hex[:8]
-    made.mkdir()
-    (made / "inversion.toml").write_text(JOURNAL)
-    return made
-
-
-@pytest.fixture
-def start(folder: Path, start_command: StartCommand) -> StartNode:
-    """`start(url)`: a node of its own process over that database, migrated."""
-
-    def start(url: str, *flags: str) -> AbstractContextManager[RunningCommand]:
-        return start_command("serve", "--config", folder, "--database-url", url, *flags)
-
-    return start
-
-
-def end_and_read(command: RunningCommand) -> str:
-    """End the node in order; what it logged since its start line."""
-    command.process.terminate()
-    assert command.process.stdout is not None
-    said = command.process.stdout.read().decode()
-    assert command.process.wait(30) == 0
-    return said
-
 
 @pytest.mark.fault(
     "D1", "kill -9 of the postmaster, down for longer than the calls' deadlines, started again"
 )
 async def test_calls_wait_out_a_killed_server_to_their_deadline_and_succeed_once_it_is_back(
-    server: Server, start: StartNode, row: Row
+    own_server: Server, serve_node: ServeNode, row: Row
 ) -> None:
     ledger = Ledger()
-    with start(server.url, "--migrate") as command, trio.fail_after(50):
+    with serve_node(own_server.url, "--migrate") as command, trio.fail_after(50):
         async with ledger.load(command.url, b"Inversion-Timeout: 700ms"):
             for _ in range(row.times):
                 await ledger.more(150)
-                pid = await server.down(signal.SIGKILL)
+                pid = await own_server.down(signal.SIGKILL)
                 down_s = perf_counter()
                 held_bytes = memory_bytes(command.process.pid)
                 await ledger.until(lambda s=down_s: ledger.told(s)["database_unavailable"] > 30)
                 assert (await command.admin("/readyz")).status == 503
                 grown_bytes = memory_bytes(command.process.pid) - held_bytes
                 assert grown_bytes < 16 << 20, "memory grows while the database is away"
-                up_s = await server.up()
+                up_s = await own_server.up()
                 row.fired(f"postmaster {pid} is gone, {dict(ledger.told(down_s))}")
                 assert await ledger.success_after(up_s) < PROMPT_S
                 row.recovered()
@@ -102,27 +62,27 @@ async def test_calls_wait_out_a_killed_server_to_their_deadline_and_succeed_once
             assert entry.answer.fields["retry-after"] == "1"
         elif entry.code == "deadline":
             assert entry.outcome == "unknown"
-    ledger.check(server.url)
+    ledger.check(own_server.url)
 
 
 @pytest.mark.fault("D2", "pg_terminate_backend of a connection at work, again and again")
 async def test_terminated_backends_cost_time_and_nothing_else(
-    server: Server, start: StartNode, row: Row
+    own_server: Server, serve_node: ServeNode, row: Row
 ) -> None:
     ledger = Ledger()
-    with start(server.url, "--migrate") as command, trio.fail_after(50):
+    with serve_node(own_server.url, "--migrate") as command, trio.fail_after(50):
         async with ledger.load(command.url):
             for _ in range(row.times):
                 for _ in range(5):
                     await ledger.more(50)
-                    await one_at_work_is_terminated(server)
+                    await one_at_work_is_terminated(own_server)
                     row.fired("pg_terminate_backend of an active connection said true")
                     await ledger.success_after(perf_counter())
                     assert row.recovered() < PROMPT_S
         said = end_and_read(command)
     assert "57P01" in said
     assert set(ledger.told()) == {"ok"}
-    ledger.check(server.url)
+    ledger.check(own_server.url)
 
 
 async def one_at_work_is_terminated(server: Server) -> None:
@@ -135,14 +95,14 @@ async def one_at_work_is_terminated(server: Server) -> None:
 
 @pytest.mark.fault("D2", "kill -9 of one backend: the server resets all of them and recovers")
 async def test_a_killed_backend_takes_all_others_along_and_nothing_is_lost(
-    server: Server, start: StartNode, row: Row
+    own_server: Server, serve_node: ServeNode, row: Row
 ) -> None:
     ledger = Ledger()
-    with start(server.url, "--migrate") as command, trio.fail_after(50):
+    with serve_node(own_server.url, "--migrate") as command, trio.fail_after(50):
         async with ledger.load(command.url):
             for _ in range(row.times):
                 await ledger.more(100)
-                pid = server.backends()[0]
+                pid = own_server.backends()[0]
                 os.kill(pid, signal.SIGKILL)
                 with trio.fail_after(10):
                     while alive(pid):  # noqa: ASYNC110 (another process)
@@ -150,7 +110,7 @@ async def test_a_killed_backend_takes_all_others_along_and_nothing_is_lost(
                 row.fired(f"backend {pid} is gone")
                 killed_s = perf_counter()
                 with trio.fail_after(20):
-                    while not await trio.to_thread.run_sync(accepts, server):  # noqa: ASYNC110 (the server)
+                    while not await trio.to_thread.run_sync(accepts, own_server):  # noqa: ASYNC110 (the own_server)
                         await trio.sleep(0.01)
                 up_s = perf_counter()
                 await ledger.success_after(up_s)
@@ -160,7 +120,7 @@ async def test_a_killed_backend_takes_all_others_along_and_nothing_is_lost(
         said = end_and_read(command)
     assert "57P02" in said
     assert set(ledger.told()) == {"ok"}
-    ledger.check(server.url)
+    ledger.check(own_server.url)
 
 
 def accepts(server: Server) -> bool:
@@ -172,38 +132,38 @@ def accepts(server: Server) -> bool:
 
 @pytest.mark.fault("D3", "stopped fast and immediate by turns, started again each time")
 async def test_a_loop_of_restarts_costs_time_and_nothing_else(
-    server: Server, start: StartNode, row: Row
+    own_server: Server, serve_node: ServeNode, row: Row
 ) -> None:
     ledger = Ledger()
-    with start(server.url, "--migrate") as command, trio.fail_after(55):
+    with serve_node(own_server.url, "--migrate") as command, trio.fail_after(55):
         async with ledger.load(command.url):
             for _ in range(row.times):
                 for how in (signal.SIGINT, signal.SIGQUIT, signal.SIGINT, signal.SIGQUIT):
                     await ledger.more(50)
-                    before = server.cluster.pid
-                    up_s = await server.end_once(how)
-                    row.fired(f"postmaster {before} ended by {how.name}, {server.cluster.pid} runs")
+                    before = own_server.cluster.pid
+                    up_s = await own_server.end_once(how)
+                    row.fired(f"postmaster {before} ended by {how.name}, {own_server.cluster.pid} runs")
                     assert await ledger.success_after(up_s) < PROMPT_S
                     row.recovered()
         end_and_read(command)
     assert set(ledger.told()) == {"ok"}
-    ledger.check(server.url)
+    ledger.check(own_server.url)
 
 
 @pytest.mark.fault("D6", "SIGSTOP of every backend for two seconds")
 async def test_a_stalled_database_fills_bounded_queues_and_drains_when_it_goes_on(
-    server: Server, start: StartNode, folder: Path, row: Row
+    own_server: Server, serve_node: ServeNode, journal_folder: Path, row: Row
 ) -> None:
     limits = "queue = { entity = 3, function = 25, node = 30 }"
-    (folder / "inversion.toml").write_text(f"{JOURNAL}\n[limits]\n{limits}\n")
+    (journal_folder / "inversion.toml").write_text(f"{JOURNAL}\n[limits]\n{limits}\n")
     ledger = Ledger()
     keys = [f"k{n}" for n in range(40)]
-    with start(server.url, "--migrate") as command, trio.fail_after(50):
+    with serve_node(own_server.url, "--migrate") as command, trio.fail_after(50):
         async with ledger.load(command.url, b"Inversion-Timeout: 600ms", keys=keys):
             for _ in range(row.times):
                 await ledger.more(100)
                 held_bytes = memory_bytes(command.process.pid)
-                backends = server.backends()
+                backends = own_server.backends()
                 for pid in backends:
                     os.kill(pid, signal.SIGSTOP)
                 stopped_s = perf_counter()
@@ -231,7 +191,7 @@ async def test_a_stalled_database_fills_bounded_queues_and_drains_when_it_goes_o
             assert entry.answer is not None
             assert (entry.answer.status, entry.answer.fields["retry-after"]) == (429, "1")
     assert set(ledger.told()) <= {"ok", "queue_full", "deadline", "database_unavailable"}
-    ledger.check(server.url)
+    ledger.check(own_server.url)
 
 
 @pytest.fixture
@@ -249,10 +209,10 @@ def small_server(
 
 @pytest.mark.fault("D8", "somebody else holds every connection that the server has")
 async def test_a_server_without_a_free_connection_is_not_stormed(
-    small_server: Server, start: StartNode, row: Row
+    small_server: Server, serve_node: ServeNode, row: Row
 ) -> None:
     server = small_server
-    with start(server.url, "--migrate") as command:
+    with serve_node(server.url, "--migrate") as command:
         end_and_read(command)
     server.ask(
         """CREATE ROLE app LOGIN; GRANT USAGE ON SCHEMA inversion TO app;
@@ -260,7 +220,7 @@ async def test_a_server_without_a_free_connection_is_not_stormed(
     )
     app_url = make_conninfo(server.url, user="app")
     ledger = Ledger()
-    with start(app_url) as command, trio.fail_after(55):
+    with serve_node(app_url) as command, trio.fail_after(55):
         async with ledger.load(command.url, b"Inversion-Timeout: 500ms"):
             for _ in range(row.times):
                 await ledger.more(100)
@@ -302,29 +262,29 @@ def refused_connections(server: Server) -> int:
 
 @pytest.mark.fault("D10", "default_transaction_read_only = on, as where storage has run out")
 async def test_a_server_that_became_read_only_is_unavailable_until_it_is_not(
-    server: Server, start: StartNode, row: Row
+    own_server: Server, serve_node: ServeNode, row: Row
 ) -> None:
     ledger = Ledger()
-    with start(server.url, "--migrate") as command, trio.fail_after(55):
+    with serve_node(own_server.url, "--migrate") as command, trio.fail_after(55):
         async with ledger.load(command.url, b"Inversion-Timeout: 500ms"):
             for _ in range(row.times):
                 await ledger.more(100)
-                turn_read_only(server, "on")
+                turn_read_only(own_server, "on")
                 changed_s = perf_counter()
                 await ledger.until(lambda s=changed_s: ledger.told(s)["database_unavailable"] > 20)
                 ready = await command.admin("/readyz")
                 assert ready.status == 503, ready.body
-                begun = opened(server)
+                begun = opened(own_server)
                 await trio.sleep(2.0)
-                assert opened(server) - begun < 12, "it storms"
-                turn_read_only(server, "off")
+                assert opened(own_server) - begun < 12, "it storms"
+                turn_read_only(own_server, "off")
                 row.fired(f"refused with 25006, {dict(ledger.told(changed_s))}")
                 await ledger.success_after(perf_counter())
                 assert row.recovered() < 5.0
         said = end_and_read(command)
     assert "read-only" in said
     assert set(ledger.told()) <= {"ok", "database_unavailable"}
-    ledger.check(server.url)
+    ledger.check(own_server.url)
 
 
 def turn_read_only(server: Server, value: str) -> None:
@@ -341,11 +301,11 @@ def opened(server: Server) -> int:
 
 @pytest.mark.fault("S1", "kill -9 of the node under load, a new one in the same folder")
 async def test_a_killed_node_loses_nothing_that_it_acknowledged(
-    server: Server, start: StartNode, row: Row
+    own_server: Server, serve_node: ServeNode, row: Row
 ) -> None:
     ledger = Ledger()
     for _ in range(row.times):
-        with start(server.url, "--migrate") as command, trio.fail_after(50):
+        with serve_node(own_server.url, "--migrate") as command, trio.fail_after(50):
             async with ledger.load(command.url):
                 await ledger.more(300)
                 command.process.kill()
@@ -353,34 +313,36 @@ async def test_a_killed_node_loses_nothing_that_it_acknowledged(
                 row.fired(f"node {command.process.pid} is gone")
         torn = ledger.told()["torn"]
         assert torn, "nobody was waiting for an answer"
-        with start(server.url) as command, trio.fail_after(50):
+        with serve_node(own_server.url) as command, trio.fail_after(50):
             async with ledger.load(command.url):
                 await ledger.more(50)
                 row.recovered()
             end_and_read(command)
     assert set(ledger.told()) == {"ok", "torn"}
-    ledger.check(server.url)
+    ledger.check(own_server.url)
 
 
 @pytest.mark.fault("D11", "foreign transactions take the rows in reverse: deadlocks and lock timeouts")
-async def test_locks_of_others_cost_time_and_nothing_else(server: Server, start: StartNode, row: Row) -> None:
-    server.ask("ALTER SYSTEM SET deadlock_timeout = '20ms'")  # before our lock_timeout of 300 ms
-    server.ask("SELECT pg_reload_conf()")
+async def test_locks_of_others_cost_time_and_nothing_else(
+    own_server: Server, serve_node: ServeNode, row: Row
+) -> None:
+    own_server.ask("ALTER SYSTEM SET deadlock_timeout = '20ms'")  # before our lock_timeout of 300 ms
+    own_server.ask("SELECT pg_reload_conf()")
     ledger = Ledger()
-    with start(server.url, "--migrate") as command, trio.fail_after(50):
+    with serve_node(own_server.url, "--migrate") as command, trio.fail_after(50):
         async with ledger.load(command.url):
             await ledger.more(100)
             for _ in range(row.times):
-                before = deadlocks(server), lock_timeouts(server)
-                while deadlocks(server) == before[0] or lock_timeouts(server) == before[1]:
-                    await trio.to_thread.run_sync(lock_in_reverse, server.url)
-                row.fired(f"{deadlocks(server) - before[0]} deadlocks")
+                before = deadlocks(own_server), lock_timeouts(own_server)
+                while deadlocks(own_server) == before[0] or lock_timeouts(own_server) == before[1]:
+                    await trio.to_thread.run_sync(lock_in_reverse, own_server.url)
+                row.fired(f"{deadlocks(own_server) - before[0]} deadlocks")
                 await ledger.success_after(perf_counter())
                 row.recovered()
             await ledger.more(50)
         end_and_read(command)
     assert set(ledger.told()) == {"ok"}
-    ledger.check(server.url)
+    ledger.check(own_server.url)
 
 
 def lock_in_reverse(url: str) -> None:
@@ -403,23 +365,23 @@ def lock_timeouts(server: Server) -> int:
 
 
 async def test_a_wrong_password_ends_the_start_and_is_waited_out_later(
-    server: Server, start: StartNode, folder: Path
+    own_server: Server, serve_node: ServeNode, journal_folder: Path
 ) -> None:
-    with start(server.url, "--migrate") as command:
+    with serve_node(own_server.url, "--migrate") as command:
         end_and_read(command)
-    server.ask(
+    own_server.ask(
         """CREATE ROLE app LOGIN PASSWORD 'right'; GRANT USAGE ON SCHEMA inversion TO app;
            GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA inversion TO app"""
     )
-    (server.cluster.data / "pg_hba.conf").write_text("local all app scram-sha-256\nlocal all all trust\n")
-    server.ask("SELECT pg_reload_conf()")
-    wrong_url = make_conninfo(server.url, user="app", password="wrong-secret")
+    (own_server.cluster.data / "pg_hba.conf").write_text("local all app scram-sha-256\nlocal all all trust\n")
+    own_server.ask("SELECT pg_reload_conf()")
+    wrong_url = make_conninfo(own_server.url, user="app", password="wrong-secret")
     with trio.fail_after(10):
         while lets_in(wrong_url):  # noqa: ASYNC110 (the server reads its file when it likes)
             await trio.sleep(0.01)
     serve = [sys.executable, "-m", "inversion", "serve", "--port", "0", "--admin-port", "0"]
     run = await trio.run_process(
-        [*serve, "--config", str(folder), "--database-url", wrong_url],
+        [*serve, "--config", str(journal_folder), "--database-url", wrong_url],
         capture_stdout=True,
         capture_stderr=True,
         check=False,
@@ -432,17 +394,20 @@ async def test_a_wrong_password_ends_the_start_and_is_waited_out_later(
     assert "wrong-secret" not in said + run.stdout.decode()
 
     ledger = Ledger()
-    with start(make_conninfo(server.url, user="app", password="right")) as command, trio.fail_after(50):
+    with (
+        serve_node(make_conninfo(own_server.url, user="app", password="right")) as command,
+        trio.fail_after(50),
+    ):
         async with ledger.load(command.url, b"Inversion-Timeout: 500ms"):
             await ledger.more(50)
-            server.ask("ALTER ROLE app PASSWORD 'changed'")
-            server.ask(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {NODE}")
+            own_server.ask("ALTER ROLE app PASSWORD 'changed'")
+            own_server.ask(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {NODE}")
             changed_s = perf_counter()
             await ledger.until(lambda: ledger.told(changed_s)["database_unavailable"] > 20)
-            server.ask("ALTER ROLE app PASSWORD 'right'")
+            own_server.ask("ALTER ROLE app PASSWORD 'right'")
             assert await ledger.success_after(perf_counter()) < PROMPT_S
         assert "password authentication failed" in end_and_read(command)
-    ledger.check(server.url)
+    ledger.check(own_server.url)
 
 
 def lets_in(url: str) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import uuid
 from pathlib import Path
 from time import perf_counter
 
@@ -12,18 +11,11 @@ import orjson
 import pytest
 import trio
 from front_door import Answer, Client, post
-from ledger import JOURNAL, Ledger, connect
+from ledger import Ledger, connect
 
 from fix_command import RunningCommand, StartCommand
 from fix_matrix import Row
-
-
-@pytest.fixture
-def folder(short_folder: Path) -> Path:
-    made = short_folder / uuid.uuid4().hex[:8]
-    made.mkdir()
-    (made / "inversion.toml").write_text(JOURNAL)
-    return made
+from fix_outage import JOURNAL
 
 
 async def until_draining(command: RunningCommand, timeout_s: float = 20.0) -> Answer:
@@ -43,11 +35,11 @@ async def ended(command: RunningCommand, timeout_s: float) -> int:
 
 @pytest.mark.fault("S2", "SIGTERM under load: calls in functions, half a body on its way, idle connections")
 async def test_a_drain_answers_what_was_begun_and_refuses_the_rest_in_words(
-    folder: Path, database_url: str, start_command: StartCommand, row: Row
+    journal_folder: Path, database_url: str, start_command: StartCommand, row: Row
 ) -> None:
     for _ in range(row.times):
         ledger = Ledger()
-        serve = ("serve", "--config", folder, "--database-url", database_url)
+        serve = ("serve", "--config", journal_folder, "--database-url", database_url)
         with start_command(*serve) as command, trio.fail_after(50):
             url = command.url
             slow: list[Answer] = []
@@ -106,12 +98,13 @@ async def test_a_drain_answers_what_was_begun_and_refuses_the_rest_in_words(
         ledger.check(database_url)
 
 
+@pytest.mark.postgres
 @pytest.mark.fault("S2", "SIGTERM, then a second one, while functions do not answer")
 async def test_a_second_signal_ends_everything_at_once(
-    folder: Path, start_command: StartCommand, row: Row
+    journal_folder: Path, start_command: StartCommand, row: Row
 ) -> None:
     for _ in range(row.times):
-        with start_command("dev", folder, "--json") as command, trio.fail_after(50):
+        with start_command("dev", journal_folder, "--json") as command, trio.fail_after(50):
             client = await connect(command.url)
             await client.send(post(b"/v1/call/slow/k/add_slowly", b'{"token":"t","s":60}'))
             await until_begun(command, 1)
@@ -129,11 +122,11 @@ async def test_a_second_signal_ends_everything_at_once(
 
 @pytest.mark.fault("S2", "SIGTERM while a function does not answer until the limit of the drain has passed")
 async def test_the_limit_of_a_drain_gives_up_what_is_unanswered(
-    folder: Path, database_url: str, start_command: StartCommand, row: Row
+    journal_folder: Path, database_url: str, start_command: StartCommand, row: Row
 ) -> None:
-    (folder / "inversion.toml").write_text(f'{JOURNAL}\n[limits]\ndrain = "700ms"\n')
+    (journal_folder / "inversion.toml").write_text(f'{JOURNAL}\n[limits]\ndrain = "700ms"\n')
     for _ in range(row.times):
-        serve = ("serve", "--config", folder, "--database-url", database_url)
+        serve = ("serve", "--config", journal_folder, "--database-url", database_url)
         with start_command(*serve) as command, trio.fail_after(50):
             client = await connect(command.url)
             await client.send(post(b"/v1/call/slow/k/add_slowly", b'{"token":"t","s":60}'))

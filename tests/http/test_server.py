@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
-from front_door import CallsDouble, Client, EndOfAnswers, Seen, open_door, post
+from front_door import CallsDouble, Client, EndOfAnswers, Seen, get, open_door, post
 
 from inversion.gate import Bridge
 from inversion.http.routes import Ingress
@@ -184,6 +184,29 @@ async def test_a_request_that_arrived_just_before_the_close_is_answered() -> Non
         door.server.close()
         answer = await client.answer()
     assert (answer.body, answer.fields["connection"]) == (b"2", "close")
+
+
+@pytest.mark.parametrize(
+    ("head", "rest"),
+    [(b"Content-Length: 2", b"2"), (b"Transfer-Encoding: chunked", b"\r\n0\r\n\r\n")],
+)
+async def test_a_body_whose_head_came_before_a_drain_is_waited_for(head: bytes, rest: bytes) -> None:
+    async with open_door() as door:
+        early = await door.connect()
+        begin = b"POST %b HTTP/1.1\r\nHost: h\r\n%b\r\n\r\n" % (CALL, head)
+        await early.send(begin + (b"1" if head.endswith(b"2") else b"2\r\n12"))
+        await trio.testing.wait_all_tasks_blocked()
+        door.server.drain()
+        door.calls.draining = True
+        await early.send(rest)
+        answer = await early.answer()
+        assert (answer.status, answer.body, answer.fields["connection"]) == (200, b"12", "close")
+        for raw in (post(CALL, b"2"), get(b"/v1/state/cart/k")):
+            late = await door.connect()  # it is still heard
+            await late.send(raw)
+            answer = await late.answer()
+            assert (answer.status, answer.fields["connection"]) == (503, "close")
+            assert b'"draining"' in answer.body
 
 
 async def test_a_shortage_of_descriptors_is_waited_out() -> None:

@@ -17,6 +17,7 @@ from inversion.protocol.verdict import (
     GiveUp,
     How,
     RunAgain,
+    cut_short,
     expired,
     judge,
     leaves_it_to_the_function_timeout,
@@ -87,6 +88,18 @@ def test_a_deadline_says_where_it_passed(step, commit_sent, code, outcome):
     turn.marks, turn.commit_sent = [0.0] * list(Step).index(step), commit_sent
     error = expired(turn)
     assert (error.code, error.outcome) == (code, outcome)
+
+
+@pytest.mark.parametrize(
+    ("commit_sent", "code", "outcome"),
+    [(False, Code.DRAINING, Outcome.NOT_APPLIED), (True, Code.DEADLINE, Outcome.UNKNOWN)],
+)
+def test_what_the_end_of_the_node_cuts_short_is_told_honestly(commit_sent, code, outcome):
+    turn = a_turn(a_request())
+    turn.commit_sent = commit_sent
+    error = cut_short(turn)
+    assert (error.code, error.outcome) == (code, outcome)
+    assert cut_short(None).code is Code.DRAINING
 
 
 def test_a_deadline_in_the_queue_is_not_applied():

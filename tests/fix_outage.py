@@ -1,20 +1,43 @@
-"""A PostgreSQL that a test stops, kills and starts again, and what the test may ask of it."""
+"""A PostgreSQL that a test stops, kills and starts again, and a node of its own process that uses it.
+
+`own_server` is the server, `serve_node(url)` starts the node; its function `journal` (faults/journal.py)
+keeps the token of every call, for the ledger.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
-from collections.abc import Sequence
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import psycopg
+import pytest
 import trio
 from psycopg.conninfo import make_conninfo
 
-from fix_postgres import START_TIMEOUT_S, Cluster
+from fix_command import RunningCommand, StartCommand
+from fix_node import PYTHON, RUNTIMES
+from fix_postgres import START_TIMEOUT_S, Cluster, new_cluster_folder
 
+JOURNAL_PROGRAM = Path(__file__).parent / "faults" / "journal.py"
+JOURNAL = "".join(
+    f"""
+[functions.{name}]
+command = ["{PYTHON}", "{JOURNAL_PROGRAM}"]
+env = {{ PYTHONPATH = "{RUNTIMES}/python" }}
+"""
+    for name in ("journal", "slow")
+)
+
+#: The node's connections in pg_stat_activity.
 NODE = "application_name = 'inversion'"
+
+ServeNode = Callable[..., AbstractContextManager[RunningCommand]]
 
 
 class Server:
@@ -90,3 +113,39 @@ def stopped(pid: int) -> bool:
 def memory_bytes(pid: int) -> int:
     """What a process holds."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.fixture
+def own_server(short_folder: Path, initialized_folder: Path) -> Iterator[Server]:
+    server = Server(new_cluster_folder(short_folder, initialized_folder))
+    yield server
+    server.stop()
+    shutil.rmtree(server.folder)
+
+
+@pytest.fixture
+def journal_folder(short_folder: Path) -> Path:
+    """A folder with the functions `journal` and, for calls that take their time, `slow`."""
+    made = short_folder / uuid.uuid4().hex[:8]
+    made.mkdir()
+    (made / "inversion.toml").write_text(JOURNAL)
+    return made
+
+
+@pytest.fixture
+def serve_node(journal_folder: Path, start_command: StartCommand) -> ServeNode:
+    """`serve_node(url, *flags)`: a node of its own process over that database."""
+
+    def start(url: str, *flags: str) -> AbstractContextManager[RunningCommand]:
+        return start_command("serve", "--config", journal_folder, "--database-url", url, *flags)
+
+    return start
+
+
+def end_and_read(command: RunningCommand) -> str:
+    """End the node in order; what it logged since its start line."""
+    command.process.terminate()
+    assert command.process.stdout is not None
+    said = command.process.stdout.read().decode()
+    assert command.process.wait(30) == 0
+    return said
