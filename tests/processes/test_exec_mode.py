@@ -70,7 +70,9 @@ async def test_the_context_stands_in_the_environment(tmp_path):
         request.trace = "00-aa-bb-01"
         request.attempt = 2
         out = await served.run(a_turn(request), OLD)
-    assert json.loads(out.answers[0].response or b"") == {
+    context = json.loads(out.answers[0].response or b"")
+    assert context.pop("CHILD")  # the spawner's mark
+    assert context == {
         "ID": "r5.2",
         "FUNCTION": "counter",
         "KEY": "ключ",

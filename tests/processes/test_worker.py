@@ -283,7 +283,7 @@ async def test_all_that_was_in_flight_dies_with_the_process(tmp_path):
 
         async def kill():
             nonlocal in_flight
-            await until(lambda: pool.in_flight + pool.waiting == 3)
+            await until(lambda: pool.in_flight + pool.waiting == 3 and pool.processes[0].pid)
             in_flight = pool.in_flight
             os.kill(pool.processes[0].pid, signal.SIGKILL)
 

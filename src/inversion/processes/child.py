@@ -1,11 +1,11 @@
-"""One OS process: started from the loop, its own session, a short environment, a bounded farewell.
+"""One OS process: started by a spawner, its own session, a short environment, a bounded farewell.
 
-    started -> (its stdin closed -> TERM to the group ->) KILL to the group -> exited, reaped
+    starting -> running -> (its stdin closed -> TERM to the group ->) KILL to the group -> exited, reaped
+    starting -> could not be started: `failure` says why
 
-The only module that starts processes or sends signals. When the leader is gone the rest of its group is
-killed before the leader is reaped, so that the group's number cannot belong to anybody else yet. The end of
-a process is its exit, never the end of a pipe: a grandchild may hold a pipe open for ever.
-Starting takes the loop about half a millisecond; a thread would double that.
+Its pipes are ours from the beginning, so that a message may be written before it runs. When it is gone the
+spawner kills the rest of its group and what left the group. The end of a process is its exit, never the
+end of a pipe: a grandchild may hold a pipe open for ever.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ from typing import Final
 
 import attrs
 
-from inversion import open_files
 from inversion.config import Function
 from inversion.processes.log_lines import LogLine, LogLines
+from inversion.processes.spawner import Confinement, Spawner, Start
+from inversion.processes.spawner_process import AT_FOLDER
+from inversion.processes.spawners import Spawners
 from inversion.watch import Watch
 
 #: What a child sees of our environment: never PG*, DATABASE_URL or INVERSION_*.
@@ -39,16 +41,20 @@ _STDERR_READ_BYTES: Final = 16 << 10
 FAREWELL_S: Final = 1.0
 #: Read after an exit: what a full pipe may hold. A grandchild that still writes cannot keep us.
 _LEFT_BYTES: Final = 4 << 20
-#: Python ignores these for itself and a child would inherit that: `yes | head` would never end.
-_DEFAULT_SIGNALS: Final = (signal.SIGPIPE, signal.SIGXFSZ)
-
-
 #: This node has no files, processes or memory left just now.
 _SHORTAGES: Final = frozenset((errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM))
 
 
 class CannotStart(Exception):
     """The command does not exist or cannot be executed; the message says which and what to do."""
+
+
+@attrs.frozen(slots=True)
+class Failure:
+    """Why a process could not be started."""
+
+    sentence: str
+    is_shortage: bool  #: nothing is wrong with the command: another time it may work
 
 
 @attrs.frozen(slots=True)
@@ -72,6 +78,7 @@ class Recipe:
     """How a function's process is started: all that can be found out beforehand."""
 
     function: str
+    spawner: Spawner
     program: str  #: absolute
     command: tuple[str, ...]
     folder: str
@@ -79,11 +86,12 @@ class Recipe:
     grace_s: float
 
     @staticmethod
-    def of(function: Function) -> Recipe:
+    def of(function: Function, spawners: Spawners) -> Recipe:
         """Look the command up. Raises CannotStart."""
         env = environment(os.environ, function.env)
         return Recipe(
             function.name,
+            spawners.of(Confinement()),
             _program(function, env),
             function.command,
             str(function.folder),
@@ -121,18 +129,6 @@ def _program(function: Function, env: Mapping[str, str]) -> str:
     if not os.access(path, os.X_OK):
         raise CannotStart(f"{asks} is not executable: chmod +x {path}")
     return str(path)
-
-
-def keep_files_private() -> None:
-    """Files this process was started with are not passed on (Python's own never are)."""
-    for name in os.listdir("/proc/self/fd"):
-        file = int(name)
-        if file > 2:
-            try:
-                os.set_inheritable(file, False)
-            except OSError as error:
-                if error.errno != errno.EBADF:  # the listing's own file is closed by now
-                    raise
 
 
 def open_pipe() -> tuple[int, int]:
@@ -200,37 +196,72 @@ class Child:
         env: Mapping[str, str] | None = None,
         files: Sequence[tuple[int, int]] = (),
     ) -> None:
-        """Start it. `files` are (ours, the child's number) beside stdin, stdout and stderr; they stay ours.
-
-        Raises CannotStart.
+        """Have it started. `files` are (ours, the child's number) beside stdin, stdout and stderr; they
+        stay ours. Raises OSError when there are no files or processes left.
         """
         self._recipe = recipe
         self._watch = watch
         self._exited = exited
         self._term_at_s: float | None = None
         self._kill_at_s: float | None = None
+        self.pid: int | None = None  #: known when it runs
         self.exit: Exit | None = None
+        self.failure: Failure | None = None  #: why it could not be started
         self.stderr = LogLines(recipe.function, "stderr", log_line)
         self.started_s = perf_counter()
+        start = Start(recipe.program, recipe.command, recipe.env if env is None else env, recipe.folder)
         opened: list[int] = []
         try:
             for _ in range(3):
                 opened += open_pipe()
             stdin, self.stdin, self.stdout, stdout, self._stderr, stderr = opened
-            theirs = [(stdin, 0), (stdout, 1), (stderr, 2), *files]
-            self.pid, self._pidfd = _spawn(recipe, recipe.env if env is None else env, theirs)
-        except (OSError, ValueError) as error:
+            self._number = recipe.spawner.start(start, [(stdin, 0), (stdout, 1), (stderr, 2), *files], self)
+        except OSError:
             for file in opened:
                 os.close(file)
-            if isinstance(error, OSError) and error.errno in _SHORTAGES:
-                raise  # nothing is wrong with the command
-            raise CannotStart(_why_not(recipe, error)) from None
+            raise
         for file in (stdin, stdout, stderr):
             os.close(file)
         for file in (self.stdin, self.stdout, self._stderr):
             os.set_blocking(file, False)
         watch.add(self._stderr, self._drain_stderr)
-        watch.add(self._pidfd, self._reap)
+
+    # -- spawner.Spawned ---------------------------------------------------------------------------------
+
+    def started(self, pid: int) -> None:
+        self.pid = pid
+
+    def refused(self, number: int, where: int) -> None:
+        self._fail(Failure(_why_not(self._recipe, number, where), number in _SHORTAGES))
+
+    def unfit(self, reason: str) -> None:
+        self._fail(
+            Failure(
+                f"function {self._recipe.function}: no process could be started: {reason}", is_shortage=True
+            )
+        )
+
+    def ended(self, code: int, status: int) -> None:
+        if self._stderr >= 0:
+            if data := read_left(self._stderr):
+                self.stderr.feed(data, perf_counter())
+            self._close_stderr()
+        self.stderr.end()
+        self.exit = Exit(status, None) if code == os.CLD_EXITED else Exit(None, _signal_name(status))
+        self._tell()
+
+    def _fail(self, failure: Failure) -> None:
+        self.failure = failure
+        self._close_stderr()
+        self.stderr.end()
+        self.exit = Exit(None, None)
+        self._tell()
+
+    def _tell(self) -> None:
+        exited, self._exited = self._exited, _nothing  # its owner holds this object: no cycle stays
+        exited()
+
+    # -- its end -----------------------------------------------------------------------------------------
 
     def close_stdin(self) -> None:
         """EOF means leave."""
@@ -285,72 +316,12 @@ class Child:
             self._close_stderr()
 
     def _signal_group(self, number: signal.Signals) -> None:
-        if self.exit is None:  # not reaped: the number is still its own
-            try:
-                os.killpg(self.pid, number)
-            except ProcessLookupError:
-                return  # the group is empty
-            except PermissionError:
-                return  # what is left of it runs as somebody else (setuid)
-
-    def _reap(self) -> None:
-        ended = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        if ended is None:
-            return
-        self.kill()
-        os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
-        self._watch.close_file(self._pidfd)
-        if self._stderr >= 0:
-            if data := read_left(self._stderr):
-                self.stderr.feed(data, perf_counter())
-            self._close_stderr()
-        self.stderr.end()
-        if ended.si_code == os.CLD_EXITED:
-            self.exit = Exit(ended.si_status, None)
-        else:
-            self.exit = Exit(None, _signal_name(ended.si_status))
-        exited, self._exited = self._exited, _nothing  # its owner holds this object: no cycle stays
-        exited()
-
-
-def _spawn(recipe: Recipe, env: Mapping[str, str], files: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """(pid, pidfd). posix_spawn puts files under any number but knows no folder: go there and back."""
-    home = None if _here() == recipe.folder else os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        if home is not None:
-            os.chdir(recipe.folder)
-        with open_files.as_at_start():
-            pid = os.posix_spawn(
-                recipe.program,
-                recipe.command,
-                env,
-                file_actions=[(os.POSIX_SPAWN_DUP2, ours, theirs) for ours, theirs in files],
-                setsid=True,
-                setsigmask=(),
-                setsigdef=_DEFAULT_SIGNALS,
-            )
-    finally:
-        if home is not None:
-            os.fchdir(home)
-            os.close(home)
-    try:
-        return pid, os.pidfd_open(pid)
-    except OSError:  # no file number is left: nobody would hear of its end
-        os.killpg(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        raise
+        if self.exit is None:
+            self._recipe.spawner.signal(self._number, number)
 
 
 def _nothing() -> None:
     """What an exit calls a second time."""
-
-
-def _here() -> str | None:
-    """The folder we are in; None: it was removed."""
-    try:
-        return os.getcwd()
-    except FileNotFoundError:
-        return None
 
 
 def _signal_name(number: int) -> str:
@@ -358,14 +329,16 @@ def _signal_name(number: int) -> str:
     return known.get(number, f"SIG{number}")  # most real-time signals have no name
 
 
-def _why_not(recipe: Recipe, error: OSError | ValueError) -> str:
+def _why_not(recipe: Recipe, number: int, where: int) -> str:
     starts = f"function {recipe.function}: {recipe.program} cannot be started"
-    if not isinstance(error, OSError):
-        return f"{starts}: {error}"
-    if error.errno == errno.ENOEXEC:
-        return f"{starts}: it is neither a program of this machine nor does it begin with a #! line"
-    if error.errno == errno.ENOENT and os.path.exists(recipe.program):
-        if not os.path.isdir(recipe.folder):
+    if number in _SHORTAGES:
+        return f"function {recipe.function}: no process could be started: {os.strerror(number)}"
+    if where == AT_FOLDER:
+        if number == errno.ENOENT:
             return f"{starts}: its folder {recipe.folder} does not exist"
+        return f"{starts}: its folder {recipe.folder}: {os.strerror(number)}"
+    if number == errno.ENOEXEC:
+        return f"{starts}: it is neither a program of this machine nor does it begin with a #! line"
+    if number == errno.ENOENT and os.path.exists(recipe.program):
         return f"{starts}: the interpreter named in its #! line does not exist"
-    return f"{starts}: {error.strerror}"
+    return f"{starts}: {os.strerror(number)}"

@@ -19,7 +19,6 @@ from inversion.config import Function, Limits
 from inversion.errors import Code, FunctionError, Overrun, RequestRefused, RuntimeBroken
 from inversion.messages import Answer, Change, MessageIn, MessageOut
 from inversion.processes.child import (
-    CannotStart,
     Child,
     Exit,
     Recipe,
@@ -71,7 +70,7 @@ class ExecCall:
         log_line: LogLine,
         ended: Callable[[ExecCall], None],
     ) -> None:
-        """Start it; `ended` is called when it is reaped. Raises CannotStart, or OSError without files."""
+        """Start it; `ended` is called when it is reaped. Raises OSError when there are no files left."""
         self.flight = Flight(message)
         self._function = function
         self._ended = ended
@@ -92,7 +91,7 @@ class ExecCall:
                 env={**recipe.env, **_context(message)},
                 files=((old_state, 3), (written_to, 4)),
             )
-        except (CannotStart, OSError):
+        except OSError:
             for file in opened:
                 os.close(file)
             raise
@@ -164,7 +163,12 @@ class ExecCall:
         self.child.close()
         self._ended(self)
         if not self._settled:
-            self._settle(self._outcome())
+            failure = self.child.failure
+            if failure is None:
+                self._settle(self._outcome())
+            else:
+                wait_s = 1 if failure.is_shortage else 5
+                self._settle(RuntimeBroken(Code.NO_RUNTIME, failure.sentence, retry_after_s=wait_s))
 
     def _settle(self, result: MessageOut | RuntimeBroken) -> None:
         self._settled = True

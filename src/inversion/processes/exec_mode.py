@@ -1,11 +1,12 @@
 """`mode = "exec"`: one process per call, as many at a time as `processes.max` says; the rest waits here.
 
-Starting a process takes the loop half a millisecond, so that a pass of the loop starts a few and goes on.
+Having a process started takes the loop a tenth of a millisecond: a pass of it starts a few and goes on.
 There is no breaker: a program that fails is its own call's failure, and no call waits for another's.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from time import perf_counter
 from typing import Final
@@ -22,9 +23,10 @@ from inversion.processes.exec_call import ExecCall
 from inversion.processes.flight import Flight, Generation
 from inversion.processes.lines_mode import ProcessView
 from inversion.processes.log_lines import LogLine
+from inversion.processes.spawners import Spawners
 from inversion.watch import Watch
 
-#: Started in one loop pass; each takes half a millisecond that others wait for.
+#: Started in one loop pass; each takes a tenth of a millisecond that others wait for.
 _STARTS_AT_ONCE: Final = 4
 #: Looking a missing command up again costs some stat calls.
 _LOOK_AGAIN_S: Final = 1.0
@@ -34,10 +36,17 @@ class ExecPool:
     """The calls of one function. Satisfies transition.Runtime."""
 
     def __init__(
-        self, function: Function, limits: Limits, watch: Watch, log_line: LogLine, counters: FunctionCounters
+        self,
+        function: Function,
+        limits: Limits,
+        spawners: Spawners,
+        watch: Watch,
+        log_line: LogLine,
+        counters: FunctionCounters,
     ) -> None:
         self.function = function
         self._limits = limits
+        self._spawners = spawners
         self.problem: str | None = None  #: why no process can be started
         self.hello: Hello | None = SILENT
         self.batch = 1
@@ -99,9 +108,11 @@ class ExecPool:
         """Look the command up, so that a problem is known before the first call."""
         self.known.set()
         try:
-            self._look_up()
+            recipe = self._look_up()
         except RuntimeBroken:
             return  # told by `problem`
+        with contextlib.suppress(OSError):  # a shortage: the first call tries again
+            recipe.spawner.get_ready()
 
     def sweep(self, now_s: float) -> None:
         """Every 50 ms."""
@@ -132,8 +143,12 @@ class ExecPool:
             walk.throw(self._shutting_down())
 
     def _ended(self, call: ExecCall) -> None:
-        """Its process is reaped: there is room for another call."""
+        """Its process is reaped, or could not be started: there is room for another call."""
         self._calls.remove(call)
+        failure = call.child.failure
+        if failure is not None and not failure.is_shortage:
+            self._recipe = None
+            self.problem = failure.sentence
         self._counters.deaths += call.crashed
         self._quiet.set()
         if self._waiting.waiting and not self._start_due:
@@ -161,8 +176,6 @@ class ExecPool:
             call = ExecCall(
                 self.function, self._limits, message, recipe, self._watch, self._log_line, self._ended
             )
-        except CannotStart as problem:
-            raise self._no_runtime(str(problem)) from None
         except OSError as shortage:  # this node has no files or processes left just now: this call's bad luck
             detail = f"function {self.function.name}: no process could be started: {shortage.strerror}"
             raise RuntimeBroken(Code.NO_RUNTIME, detail, retry_after_s=1) from None
@@ -173,7 +186,7 @@ class ExecPool:
     def _look_up(self) -> Recipe:
         self._looked_up_s = perf_counter()
         try:
-            self._recipe = Recipe.of(self.function)
+            self._recipe = Recipe.of(self.function, self._spawners)
         except CannotStart as problem:
             raise self._no_runtime(str(problem)) from None
         self.problem = None

@@ -20,10 +20,11 @@ from inversion.errors import Abandoned, Code, RuntimeBroken
 from inversion.gate import Gate
 from inversion.messages import SILENT, Hello, MessageIn, Turn
 from inversion.observe.metrics import FunctionCounters
-from inversion.processes.child import CannotStart, Recipe
+from inversion.processes.child import CannotStart, Failure, Recipe
 from inversion.processes.crashes import Crashes
 from inversion.processes.flight import Flight, Generation
 from inversion.processes.log_lines import LogLine
+from inversion.processes.spawners import Spawners
 from inversion.processes.worker import Worker
 from inversion.protocol.roster import Roster
 from inversion.watch import Watch
@@ -36,7 +37,7 @@ _LOOK_AGAIN_S: Final = 1.0
 class ProcessView:
     """One process, for people and metrics."""
 
-    pid: int
+    pid: int | None  #: None: it has not been started yet
     life: str
     in_flight: int
     depth: int
@@ -49,13 +50,20 @@ class LinesPool:
     """The processes of one function. Satisfies transition.Runtime and worker.Host."""
 
     def __init__(
-        self, function: Function, limits: Limits, watch: Watch, log_line: LogLine, counters: FunctionCounters
+        self,
+        function: Function,
+        limits: Limits,
+        spawners: Spawners,
+        watch: Watch,
+        log_line: LogLine,
+        counters: FunctionCounters,
     ) -> None:
         self.function = function
         self.problem: str | None = None  #: why no process can be started
         self.hello: Hello | None = SILENT if function.hello is HelloRule.NONE else None
         self.known = trio.Event()  #: its hello, its silence or its problem is known
         self._limits = limits
+        self._spawners = spawners
         self._watch = watch
         self._log_line = log_line
         self._counters = counters
@@ -229,6 +237,9 @@ class LinesPool:
     def left(self, worker: Worker) -> None:
         self._roster.seats.remove(worker)
         self._quiet.set()
+        if worker.child.failure is not None:
+            self._cannot_start(worker.child.failure)
+            return
         if worker.dismissed:
             return
         self._counters.deaths += 1
@@ -312,16 +323,14 @@ class LinesPool:
             return False
         self._looked_up_s = perf_counter()
         try:
-            recipe = Recipe.of(self.function)
+            recipe = Recipe.of(self.function, self._spawners)
             worker = Worker(self, self.function, recipe, self._limits, self._watch, self._log_line)
-        except (CannotStart, OSError) as error:
-            if isinstance(error, CannotStart):
-                detail = self.problem = str(error)
-            else:  # this node has no files or processes left; in a moment it may
-                detail = f"function {self.function.name}: no process could be started: {error.strerror}"
-            self.known.set()
-            if not self._roster.seats:
-                self._fail_waiting(RuntimeBroken(Code.NO_RUNTIME, detail, retry_after_s=1))
+        except CannotStart as problem:
+            self._cannot_start(Failure(str(problem), is_shortage=False))
+            return False
+        except OSError as error:
+            detail = f"function {self.function.name}: no process could be started: {error.strerror}"
+            self._cannot_start(Failure(detail, is_shortage=True))
             return False
         self.problem = None
         self._counters.starts += 1
@@ -330,6 +339,13 @@ class LinesPool:
             worker.spoken = True  # nothing is to be learned from its first word
         self._roster.seats.append(worker)
         return True
+
+    def _cannot_start(self, failure: Failure) -> None:
+        if not failure.is_shortage:  # which may be over in a moment
+            self.problem = failure.sentence
+        self.known.set()
+        if not self._roster.seats:
+            self._fail_waiting(RuntimeBroken(Code.NO_RUNTIME, failure.sentence, retry_after_s=1))
 
     def _refuse_hopeless(self) -> None:
         if self.problem is not None and not self._roster.seats:

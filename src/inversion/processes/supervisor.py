@@ -17,10 +17,10 @@ import trio
 
 from inversion.config import Config, Function, Mode
 from inversion.observe.metrics import Counters, FunctionCounters
-from inversion.processes.child import keep_files_private
 from inversion.processes.exec_mode import ExecPool
 from inversion.processes.lines_mode import LinesPool
 from inversion.processes.log_lines import LogLine
+from inversion.processes.spawners import Spawners
 from inversion.watch import Watch
 
 Pool = LinesPool | ExecPool
@@ -45,6 +45,7 @@ class Supervisor:
     def __init__(self, config: Config, log_line: LogLine, watch: Watch, counters: Counters) -> None:
         self._limits = config.limits
         self._watch = watch
+        self._spawners = Spawners(watch)
         self._log_line = log_line
         self._counters = counters
         self.pools: dict[str, Pool] = {
@@ -55,7 +56,6 @@ class Supervisor:
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Start the first processes, serve until cancelled. No child outlives this."""
-        keep_files_private()
         try:
             for pool in self.pools.values():
                 pool.start()
@@ -69,6 +69,7 @@ class Supervisor:
         """Every 50 ms, with the time of perf_counter."""
         for pool in (*self.pools.values(), *self._beside):
             pool.sweep(now_s)
+        self._spawners.sweep(now_s)
         if self._discarded:
             self._discarded = [pool for pool in self._discarded if pool.processes]
 
@@ -140,16 +141,21 @@ class Supervisor:
         pools = (*self.pools.values(), *self._beside, *self._discarded)
         for pool in pools:
             pool.kill()
-        while any(pool.processes for pool in pools):
-            await self._watch.serve_once()
+        try:
+            while any(pool.processes for pool in pools):
+                await self._watch.serve_once()
+        finally:
+            await self._spawners.close()
 
     def _pool(self, function: Function) -> Pool:
         counters = self._counters.functions.setdefault(function.name, FunctionCounters())
         match function.mode:
             case Mode.LINES:
-                return LinesPool(function, self._limits, self._watch, self._log_line, counters)
+                return LinesPool(
+                    function, self._limits, self._spawners, self._watch, self._log_line, counters
+                )
             case Mode.EXEC:
-                return ExecPool(function, self._limits, self._watch, self._log_line, counters)
+                return ExecPool(function, self._limits, self._spawners, self._watch, self._log_line, counters)
             case Mode.CGI:
                 raise NotImplementedError("cgi is refused when the config is read")
             case _:

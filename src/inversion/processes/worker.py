@@ -60,7 +60,7 @@ class Worker(Seat):
     def __init__(
         self, host: Host, function: Function, recipe: Recipe, limits: Limits, watch: Watch, log_line: LogLine
     ) -> None:
-        """Start the process. Raises child.CannotStart, or OSError when there are no files left."""
+        """Have the process started. Raises OSError when there are no files or processes left."""
         super().__init__(idle_since_s=perf_counter())
         self._host = host
         self._function = function
@@ -312,6 +312,14 @@ class Worker(Seat):
             extra = {**extra, "stderr": self.child.stderr.tail}
             flight.settle(ProcessDied(code, self._sentence(self._end), extra=extra))
 
+    def _refuse_flights(self, problem: str) -> None:
+        """It never ran."""
+        flights = list(self._flights.values())
+        self._flights.clear()
+        self.in_flight = 0
+        for flight in flights:
+            flight.settle(RuntimeBroken(Code.NO_RUNTIME, problem))
+
     def _must_end_soon(self) -> None:
         self.leaving = True
         if self._end_by_s is None:
@@ -334,7 +342,10 @@ class Worker(Seat):
                 self._stdout.feed(printed, perf_counter())
         self._stdout.end()
         self.child.close()
-        self._lose_flights(Code.FUNCTION_CRASHED, exit_.extra)
+        if self.child.failure is None:
+            self._lose_flights(Code.FUNCTION_CRASHED, exit_.extra)
+        else:
+            self._refuse_flights(self.child.failure.sentence)
         self._host.left(self)
 
     def _note(self, text: str) -> None:
