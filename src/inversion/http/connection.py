@@ -146,7 +146,7 @@ class Connection:
                 error.__traceback__ = None  # it holds what had been read of the body
                 self._buffer = b""
                 self._let_go()
-                await self._send_rest(memoryview(self._render(application.refuse(error), keep_alive=False)))
+                await self._send_rest(self._render(application.refuse(error), keep_alive=False))
                 await self._linger()
                 return
             if head is None:
@@ -167,7 +167,7 @@ class Connection:
             del head, response  # or an idle connection would keep what was said last
             sent = await service.departures.wait((self._socket, data))
             if sent < len(data):
-                await self._send_rest(memoryview(data)[sent:])
+                await self._send_rest(data, sent)
             del data
             if not keep_alive:
                 await self._linger()
@@ -260,7 +260,7 @@ class Connection:
             chunks = Chunks(self._service.body_bytes)
             rest = chunks.feed(ahead)
             if rest is None and head.expects_continue and not ahead:
-                await self._send_rest(memoryview(_CONTINUE))
+                await self._send_rest(_CONTINUE)
             come_bytes = len(ahead)
             while rest is None:
                 data = await self._read_of_body(_READ_BYTES)
@@ -274,7 +274,7 @@ class Connection:
             self._heads.restart()
             return
         if head.expects_continue and not ahead:
-            await self._send_rest(memoryview(_CONTINUE))
+            await self._send_rest(_CONTINUE)
         parts = [ahead]
         due = head.length - len(ahead)
         while due:
@@ -340,21 +340,21 @@ class Connection:
             b"" if head_only else response.body,
         )
 
-    async def _send_rest(self, data: memoryview) -> None:
+    async def _send_rest(self, data: bytes, sent: int = 0) -> None:
         """Send it all; while the client's window is full wait: a bounded time for each piece, and for all."""
         phase, deadline_s = self.phase, self.deadline_s
         deadlines, held = self._service.deadlines, self._service.held
-        held_bytes = 0
-        end_s = inf
+        rest = memoryview(data)[sent:]
+        held_bytes, end_s = 0, inf
         try:
-            while data:
+            while rest:
                 try:
-                    data = data[self._socket.send(data) :]
+                    rest = rest[self._socket.send(rest) :]
                 except BlockingIOError:
                     now_s = monotonic()
                     if end_s == inf:
                         self.phase = Phase.SEND
-                        end_s = deadlines.of_answer(now_s, len(data))
+                        end_s = deadlines.of_answer(now_s, len(rest))
                         held_bytes = len(data)
                         held.hold_answer(held_bytes, self.interrupt)
                     self.deadline_s = min(now_s + deadlines.send_s, end_s)
