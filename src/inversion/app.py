@@ -256,6 +256,7 @@ class _Node:
             self._supervisor.sweep(now_s)
             self._office.sweep(now_s)
             self._store.sweep(now_s)
+            logs.sweep()
 
     async def _heed_signals(self) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:

@@ -48,10 +48,10 @@ def test_readable_lines_have_the_event_and_its_fields(stream: io.StringIO) -> No
 @pytest.mark.parametrize("style", list(Style))
 def test_a_function_cannot_forge_a_line(stream: io.StringIO, style: Style) -> None:
     logs.configure(style, stream)
-    logs.function_line("cart", "stderr", "a\nb\r\x1b[31m\u2028\x85c\ud800")
+    logs.function_line("cart", "stderr", "a\nb\r\x1b[31m\u2028\x85c\ud800\x00\u202e")
     text = stream.getvalue()
     assert len(text.splitlines()) == 1
-    assert "\x1b" not in text
+    assert not set("\x1b\x00\u202e\x85") & set(text)
 
 
 def test_a_function_line_names_function_and_stream(stream: io.StringIO) -> None:
@@ -71,9 +71,13 @@ def test_secrets_are_masked(stream: io.StringIO, style: Style) -> None:
         conninfo="host=x password=hush3 user=me",
         error="could not connect to postgres://me:hush4@host",
         quoted="password='hush5 hush6'",
+        unquoted="postgresql://me:hu/sh@7@host/db?sslpassword=hush8&x=1",
+        field="Authorization: Bearer hush9",
+        environment="PGPASSWORD=hush10",
     )
     text = stream.getvalue()
     assert "hush" not in text
+    assert "sh@7" not in text
     assert "host/db" in text
     assert "user=me" in text
 

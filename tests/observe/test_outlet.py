@@ -87,6 +87,29 @@ def test_a_reader_that_left_is_no_error(pipe: tuple[int, TextIO]) -> None:
     del stream
 
 
+def test_a_full_disk_is_no_error_and_keeps_what_fits(pipe: tuple[int, TextIO]) -> None:
+    with open("/dev/full", "w") as full:
+        outlet = Outlet(full, told)
+        for _ in range(6):
+            outlet.write("x" * (1 << 20))
+        outlet.sweep()
+        assert outlet.dropped == 3
+
+
+def test_what_was_dropped_is_told_as_soon_as_there_is_room_without_another_line(
+    pipe: tuple[int, TextIO],
+) -> None:
+    reader, stream = pipe
+    outlet = Outlet(stream, told)
+    for _ in range(6):
+        outlet.write("x" * (1 << 20))
+    received = b""
+    while chunk := drain(reader):
+        received += chunk
+        outlet.sweep()
+    assert received.decode().splitlines()[-1] == f"dropped {outlet.dropped}"
+
+
 def test_the_shared_descriptor_is_not_made_non_blocking(pipe: tuple[int, TextIO]) -> None:
     _, stream = pipe
     Outlet(stream, told).write("x")

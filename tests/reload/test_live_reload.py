@@ -213,7 +213,9 @@ async def test_changed_code_comes_in_under_load_and_no_call_fails(start_dev: Sta
     async with start_dev(PYTHON + NODE, {"counter.py": PYTHON_CODE, "node/other.js": NODE_CODE}) as dev:
         async with under_load(dev, "counter/hot/add", "counter/x/version", "other/hot/add") as load:
             await load.hears("other/hot/add", 1)
-            dev.edit("counter.py", "VERSION = 1", "VERSION = 2")
+            # It takes smaller turns, too: those that wait are cut anew.
+            text = PYTHON_CODE.replace('"batch": 4', '"batch": 1').replace("VERSION = 1", "VERSION = 2")
+            (dev.folder / "counter.py").write_text(text)
             said = await dev.says("reloaded")
             assert str(said["event"]).startswith("reloaded counter (counter.py changed) in ")
             await load.hears("counter/hot/add", 2)
@@ -232,6 +234,25 @@ async def test_changed_code_comes_in_under_load_and_no_call_fails(start_dev: Sta
             async with (client := Client(await trio.open_tcp_stream(host, int(port)))).stream:
                 await client.send(b"GET /v1/state/%b/hot HTTP/1.1\r\nHost: x\r\n\r\n" % name.encode())
                 assert json.loads((await client.answer()).body) == calls + 1
+
+
+async def test_what_is_in_flight_is_answered_by_the_old_code(start_dev: StartDev) -> None:
+    code = PYTHON_CODE.replace(
+        "time.sleep(0.05)", "print('begun', file=sys.stderr, flush=True); time.sleep(2)"
+    )
+    async with start_dev(PYTHON, {"counter.py": code}) as dev, trio.open_nursery() as nursery:
+        heard: list[tuple[int, object]] = []
+
+        async def call_slow() -> None:
+            heard.append(await dev.call("counter/k/slow"))
+
+        nursery.start_soon(call_slow)
+        await until(lambda: any(event.get("text") == "begun" for event in dev.events()))
+        dev.edit("counter.py", "VERSION = 1", "VERSION = 2")
+        await dev.says("reloaded")
+        assert await dev.call("counter/other/version") == (200, 2)
+        await until(lambda: len(heard) == 1)
+        assert heard == [(200, 1)]
 
 
 async def test_a_syntax_error_keeps_the_old_code_and_is_shown_and_its_repair_comes_in(

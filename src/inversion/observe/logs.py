@@ -56,15 +56,19 @@ class Logger(Protocol):
 _MOST_TEXT_CHARACTERS: Final = 8_192
 
 _SECRET_NAME = re.compile(r"token|passw|secret|authorization|cookie|api_?key|credential", re.IGNORECASE)
-#: The password of a URL, or of a key=value connection string.
+#: The password of a URL (a database's may hold / and @ by mistake), or of a key=value connection string,
+#: and what an Authorization field carries.
 _SECRET_TEXT = re.compile(
-    r"(://[^/\s:@]*:)[^/\s@]+(?=@)|(\bpassword\s*=\s*)(?:'(?:[^'\\]|\\.)*'|\S+)", re.IGNORECASE
+    r"(postgres(?:ql)?://[^/\s:@]*:|://[^/\s:@]*:(?=[^/\s]*@))\S*(?=@)"
+    r"|(\w*password\s*=\s*)(?:'(?:[^'\\]|\\.)*'|[^\s&]+)|(\bbearer\s+)\S+",
+    re.IGNORECASE,
 )
 _MASK: Final = "***"
-#: C0 and C1 controls, and the separators that some readers take for a new line.
-_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-#: What JSON itself leaves as it is (lone surrogates are no UTF-8 at all).
-_CONTROLS_IN_JSON = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+#: What JSON itself leaves as it is: C1 controls, separators that some readers take for a new line, marks that
+#: turn the direction of writing, lone surrogates (which are no UTF-8 at all).
+_LEFT_BY_JSON: Final = "\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+_CONTROLS_IN_JSON = re.compile(f"[{_LEFT_BY_JSON}]")
+_CONTROLS = re.compile(f"[\x00-\x1f{_LEFT_BY_JSON}]")
 _NEEDS_QUOTES = re.compile(r'[\s"=]|^$')
 
 _DIM, _BOLD, _YELLOW, _RED, _CYAN, _PLAIN = (
@@ -103,6 +107,11 @@ def flush() -> None:
     _sink.outlet.flush(wait_ms=200)
 
 
+def sweep() -> None:
+    """Every 50 ms: hand over what found no room before."""
+    _sink.outlet.sweep()
+
+
 def function_line(function: str, stream: str, text: str, **fields: object) -> None:
     """One line that a function wrote: `stream` is "stderr", or "stdout" for a stray one."""
     _function_logger.info("function_line", function=function, stream=stream, text=text, **fields)
@@ -114,9 +123,9 @@ def escape(text: str) -> str:
 
 
 def mask(text: str) -> str:
-    """`text` without the passwords of the URLs and connection strings in it."""
-    if "://" in text or "password" in text.lower():
-        return _SECRET_TEXT.sub(lambda match: f"{match[1] or match[2]}{_MASK}", text)
+    """`text` without the passwords of the URLs and connection strings in it, and without bearer tokens."""
+    if "://" in text or "password" in (lower := text.lower()) or "bearer" in lower:
+        return _SECRET_TEXT.sub(lambda match: f"{match[1] or match[2] or match[3]}{_MASK}", text)
     return text
 
 

@@ -1,14 +1,16 @@
 """Lines to a stream, without ever blocking the loop.
 
-A log that nobody reads (a full pipe, a stopped terminal) must not stop the node: `write` hands over what
-the stream takes now and keeps the rest, up to a bound; past it lines are dropped and counted, and the
-count is told once there is room again. `flush` gives the rest a last bounded chance at the end.
+A log that nobody reads (a full pipe, a stopped terminal) or that finds its disk full must not stop the
+node: `write` hands over what the stream takes now and keeps the rest, up to a bound; past it lines are
+dropped and counted, and the count is told once there is room again. `sweep` looks whether there is;
+`flush` gives the rest a last bounded chance at the end.
 A pipe that polls writable takes PIPE_BUF bytes at once, so chunks are of that size. The descriptor's own
 flags are left alone: standard error is shared with whoever started us.
 """
 
 from __future__ import annotations
 
+import errno
 import select
 from collections import deque
 from collections.abc import Callable
@@ -19,6 +21,8 @@ from typing import Final, TextIO
 _CHUNK_BYTES: Final = select.PIPE_BUF
 #: About a second of a node that logs as fast as it can.
 _MOST_KEPT_BYTES: Final = 4 << 20
+#: Of a disk: somebody will make room.
+_FULL: Final = frozenset((errno.ENOSPC, errno.EDQUOT))
 
 
 class Outlet:
@@ -52,11 +56,17 @@ class Outlet:
             self._untold += 1
             return
         if self._untold:
-            told = self._tell_dropped(self._untold).encode() + b"\n"
-            self._untold = 0
-            self._keep(told)
+            self._tell()
         self._keep(data)
         self.flush()
+
+    def sweep(self) -> None:
+        """Every 50 ms: the reader may be back, or the disk have room."""
+        if self._kept:
+            self.flush()
+        if self._untold and not self._kept:
+            self._tell()
+            self.flush()
 
     def flush(self, wait_ms: int = 0) -> None:
         """Hand over what is kept; each chunk may wait `wait_ms` for the stream."""
@@ -69,14 +79,20 @@ class Outlet:
                 count = write_descriptor(self._descriptor, data[:_CHUNK_BYTES])
             except BlockingIOError:
                 return  # somebody else filled the pipe between the two calls
-            except OSError:
-                self._forget()  # the reader is gone: there is nobody left to tell
+            except OSError as error:
+                if error.errno not in _FULL:
+                    self._forget()  # the reader is gone: there is nobody left to tell
                 return
             self._kept_bytes -= count
             if count == len(data):
                 self._kept.popleft()
             else:
                 self._kept[0] = data[count:]
+
+    def _tell(self) -> None:
+        told = self._tell_dropped(self._untold).encode() + b"\n"
+        self._untold = 0
+        self._keep(told)
 
     def _keep(self, data: bytes) -> None:
         self._kept.append(data)
