@@ -99,6 +99,31 @@ async def test_what_is_pipelined_behind_a_request_counts_too() -> None:
         assert held.request_bytes == 0
 
 
+@pytest.mark.fault("C7", "64 MiB of requests behind one that runs")
+async def test_nothing_is_read_from_a_connection_while_its_call_runs(row: Row) -> None:
+    gate, held = Gate(), Held(limit_bytes=ROOM)
+    flood = post(CALL, b"2") * ((64 << 20) // len(post(CALL, b"2")))
+    sent = 0
+    async with open_door(CallsDouble(gate), held=held, body_bytes=LARGE, within_s=30) as door:
+        client = await door.connect()
+        await client.send(post(CALL, b"x" * 2_000))
+        await until(lambda: len(door.calls.seen) == 1)
+        while sent < len(flood):
+            with trio.move_on_after(0.5) as patience:
+                sent += await client.stream.socket.send(flood[sent : sent + (1 << 20)])
+            if patience.cancelled_caught:
+                break
+        row.fired(f"the client is stuck after {sent >> 10} KiB")
+        assert sent < len(flood) / 2  # the kernel has it, both ends of the connection together
+        assert held.request_bytes <= 128 << 10
+        assert len(door.calls.seen) == 1
+        assert await door.is_well()
+        gate.opened.set()
+        assert (await client.answer()).status == 200
+        row.recovered()
+        await client.aclose()
+
+
 async def test_a_client_that_goes_in_its_body_gives_its_room_back() -> None:
     held = Held(limit_bytes=ROOM)
     async with open_door(held=held, body_bytes=LARGE) as door:

@@ -7,7 +7,7 @@ import resource
 import socket
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -55,6 +55,11 @@ def files_limit(soft: int) -> Iterator[None]:
 
 
 def hard_limit() -> int:
+    """Raised, where that is allowed and needed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < MOST + 500:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, MOST + 500))
     return resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 
 
