@@ -69,9 +69,9 @@ def start_node(tmp_path: Path, database_url: str) -> StartNode:
     """A node over a fresh database; `write(name, text)` files beforehand into `tmp_path`."""
 
     @asynccontextmanager
-    async def start(functions: str, **options: object) -> AsyncIterator[LiveNode]:
-        (tmp_path / "inversion.toml").write_text(dedent(functions))
-        config = load(tmp_path)
+    async def start(functions: str, *, folder: Path = tmp_path, **options: object) -> AsyncIterator[LiveNode]:
+        (folder / "inversion.toml").write_text(dedent(functions))
+        config = load(folder)
         given: dict[str, object] = {
             "port": 0,
             "admin_port": 0,
@@ -94,7 +94,7 @@ def start_node(tmp_path: Path, database_url: str) -> StartNode:
             nursery.start_soon(run)
             with trio.fail_after(30):
                 await up.wait()
-            yield LiveNode(begun[0], tmp_path)
+            yield LiveNode(begun[0], folder)
             with trio.fail_after(30):
                 begun[0].drain()
                 await ended.wait()

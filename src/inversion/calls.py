@@ -7,6 +7,7 @@ bodies that are no JSON, integers a runtime cannot hold, full queues, a draining
 from __future__ import annotations
 
 import difflib
+import hashlib
 from collections.abc import Mapping
 from time import gmtime, perf_counter, strftime, time_ns
 from typing import Final, Protocol
@@ -17,7 +18,7 @@ from inversion.errors import Code, Outcome, RequestRefused
 from inversion.gate import DirectGate, Walk
 from inversion.ids import new_id, new_seed
 from inversion.mailbox import Pool, PostOffice
-from inversion.messages import Address, Hello, Request, Response, State
+from inversion.messages import Address, Hello, Idempotency, Once, Request, Response, State
 from inversion.observe.metrics import Counters
 
 
@@ -91,6 +92,7 @@ class Calls:
         content_type: str,
         timeout_s: float | None,
         trace: str | None,
+        once: Once | None = None,
     ) -> tuple[str, Response]:
         """Run one call through the six steps: (request id, response). Raises RequestRefused at the door."""
         received_s = perf_counter()
@@ -117,9 +119,14 @@ class Calls:
             trace,
             caller.respond,
         )
+        if once is not None:
+            request.idempotency = Idempotency(
+                f"c:{once.key}", request_hash(handler, request.body), once.waits
+            )
         self._office.post(request)
         response = caller.response or await _ANSWERS.wait(caller)
         counted = self._counters.functions[function]
+        counted.replayed += response.replayed
         outcome = Outcome.APPLIED
         if response.error is not None:
             outcome = response.error.outcome
@@ -146,6 +153,11 @@ class Calls:
             if hello.integers == 53:
                 json_text.check_integers_53(checked)
         return checked
+
+
+def request_hash(handler: str, body: bytes) -> bytes:
+    """What a repeat of a keyed request must equal: the handler and the bytes of its body (storage.md)."""
+    return hashlib.sha256(b"%b\0\0%b" % (handler.encode(), body)).digest()
 
 
 def rfc3339(unix_ms: int) -> str:

@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 import orjson
 
-from inversion.errors import Code, RequestRefused
+from inversion.errors import Code, FunctionError, RequestRefused
 
 #: Deeper than people nest, far shallower than any parser's own recursion limit.
 MAX_DEPTH: Final = 64
@@ -194,6 +194,21 @@ def plain_object(text: bytes) -> dict[str, object] | None:
     except orjson.JSONDecodeError:
         return None
     return value if isinstance(value, dict) else None
+
+
+_decode_error = msgspec.json.Decoder(CutError).decode
+
+
+def encode_error(error: FunctionError) -> bytes:
+    """A function's error as a record keeps it; its details stay the sender's bytes."""
+    head = orjson.dumps({"code": error.code, "message": error.message})
+    return head if error.details is None else b'%b,"details":%b}' % (head[:-1], error.details)
+
+
+def decode_error(text: bytes, status: int) -> FunctionError:
+    """The error that `encode_error` wrote."""
+    cut = _decode_error(text)
+    return FunctionError(cut.code, cut.message, status, raw(cut.details), retry=False)
 
 
 UNSET: Final = msgspec.UNSET

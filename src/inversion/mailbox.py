@@ -6,15 +6,15 @@ request gets a mailbox of its own, so that every call goes the same straight lin
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Protocol
 
 from inversion.config import Function, Limits
 from inversion.errors import Code, ProcessDied, RequestRefused
 from inversion.gate import Walk
-from inversion.messages import Address, Request, Response, Turn
+from inversion.messages import Address, Idempotency, Request, Response, Turn
 from inversion.protocol import verdict
 from inversion.transition import Runtime, Store, transition
 
@@ -63,13 +63,13 @@ class Mailbox:
             return
         self._starting = True
         while self.turn is None and (requests := self._cut()):
-            self._start(requests)
+            self._start(requests, any(request.repeats for request in requests))
         self._starting = False
         if self.turn is None:
             self._office.forget(self)
 
-    def _start(self, requests: list[Request]) -> None:
-        self.turn = turn = Turn(self.address, requests, perf_counter())
+    def _start(self, requests: list[Request], repeats: bool = False) -> None:
+        self.turn = turn = Turn(self.address, requests, perf_counter(), repeats)
         walk: Walk[object, object] = Walk(transition(turn, self._office.store, self.pool), self._ended)
         walk.start()
 
@@ -86,7 +86,11 @@ class Mailbox:
                 self.queue.popleft()
                 continue
             if requests and (
-                len(requests) >= most or request.alone or requests[0].alone or len(request.body) > room_bytes
+                len(requests) >= most
+                or request.alone
+                or requests[0].alone
+                or len(request.body) > room_bytes
+                or _repeats_one_of(request, requests)
             ):
                 break
             room_bytes -= len(request.body)
@@ -154,6 +158,7 @@ class PostOffice:
         self._functions = functions
         self._mailboxes: dict[Address, Mailbox] = {}
         self._live_of_function: dict[str, int] = dict.fromkeys(functions, 0)
+        self._live_keys: Counter[tuple[Address, str]] = Counter()  #: Idempotency-Keys in flight
 
     def post(self, request: Request) -> None:
         """Queue a request for its entity. Raises RequestRefused (`queue_full`) at a limit."""
@@ -171,14 +176,31 @@ class PostOffice:
                 self._mailboxes[address] = mailbox
         elif len(mailbox.queue) >= queues.entity:
             raise self._full("entity", f"{queues.entity} requests wait for this entity")
+        if request.idempotency is not None:
+            self._note_key(request, request.idempotency)
         self.live.add(request)
         self._live_of_function[name] += 1
         request.leave = self._count_out
         mailbox.put(request)
 
+    def _note_key(self, request: Request, idempotency: Idempotency) -> None:
+        place = request.address, idempotency.id
+        if self._live_keys[place]:
+            if not idempotency.waits:
+                raise RequestRefused(
+                    Code.KEY_IN_FLIGHT, "a request with this Idempotency-Key is under way", retry_after_s=1
+                )
+            request.repeats = True
+        self._live_keys[place] += 1
+
     def _count_out(self, request: Request) -> None:
         self.live.discard(request)
         self._live_of_function[request.address.function] -= 1
+        if request.idempotency is not None:
+            place = request.address, request.idempotency.id
+            self._live_keys[place] -= 1
+            if not self._live_keys[place]:
+                del self._live_keys[place]
 
     def deploy(self, function: Function, pool: Pool) -> None:
         """It has new code or a new config: its mailboxes use that from their next turn on."""
@@ -225,3 +247,11 @@ class PostOffice:
     def _full(self, queue: str, what: str) -> RequestRefused:
         self.refusals[queue] += 1
         return RequestRefused(Code.QUEUE_FULL, f"{what} (limits.queue.{queue}); try again", retry_after_s=1)
+
+
+def _repeats_one_of(request: Request, requests: Sequence[Request]) -> bool:
+    """Equal keys never share a turn: the second one must see what the first one left."""
+    asked = request.idempotency
+    return asked is not None and any(
+        other.idempotency is not None and other.idempotency.id == asked.id for other in requests
+    )

@@ -41,6 +41,23 @@ class Address(NamedTuple):
     key: str | None
 
 
+@attrs.frozen(slots=True)
+class Once:
+    """The caller's Idempotency-Key, and whether it waits while the first request with it runs."""
+
+    key: str
+    waits: bool
+
+
+@attrs.frozen(slots=True)
+class Idempotency:
+    """What makes a repeat of a request known: the caller's key, and what it asked for."""
+
+    id: str  #: "c:" and the Idempotency-Key: unique within its entity
+    hash: bytes  #: SHA-256 over handler, condition and body: the same key asks for the same
+    waits: bool = True  #: for the answer while the first one runs; else it is refused
+
+
 @attrs.define(slots=True, eq=False)
 class Request:
     """One caller waiting for one answer. Mutable only in what the mailbox counts."""
@@ -63,6 +80,8 @@ class Request:
     deaths: int = 0  #: processes that ended while they held this request
     retries: int = 0  #: times the function asked to be run again
     alone: bool = False  #: after a death it runs with nothing else in its process
+    idempotency: Idempotency | None = None
+    repeats: bool = False  #: its key was in flight when it came: look for the first one's answer
     turn: Turn | None = None  #: None while it waits in the mailbox
     answered: bool = False
 
@@ -75,6 +94,17 @@ class Request:
             self.respond(response)
 
 
+@attrs.frozen(slots=True, eq=False)
+class Recorded:
+    """The answer that an earlier request with the same key was given."""
+
+    hash: bytes
+    turn: bytes  #: that gave it
+    version: int
+    answer: Answer
+    content_type: str
+
+
 class State(NamedTuple):
     """What the store holds for an entity. `value` None: there is none (never stored, or deleted)."""
 
@@ -82,6 +112,7 @@ class State(NamedTuple):
     version: int
     turn: bytes | None  #: 16 bytes: the turn that wrote it; None: never stored
     fresh: bool = False  #: read from the database during this turn: no further check is due
+    records: Mapping[str, Recorded] | None = None  #: by Idempotency.id, when it was read
 
 
 #: What a stateless call runs on.
@@ -95,6 +126,7 @@ class Turn:
     address: Address
     requests: list[Request]
     begun_s: float
+    repeats: bool = False  #: a member repeats a key: its answer is looked for even if the state is cached
     marks: list[float] = attrs.field(factory=list)  #: when each finished step ended
     commit_sent: bool = False  #: from here on the outcome is not ours to decide
 
@@ -182,6 +214,7 @@ class Response:
     error: InversionError | None = None
     function_error: FunctionError | None = None
     marks: Sequence[float] = ()  #: when each of the turn's finished steps ended, in their order
+    replayed: bool = False  #: it is the recorded answer to an earlier request with the same key
 
 
 @attrs.frozen(slots=True)

@@ -8,12 +8,13 @@ requests. Until step 5 is sent nothing has happened, so a turn may be run again.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from time import perf_counter
 from typing import Protocol
 
 from inversion.errors import Abandoned, RetryAsked
-from inversion.messages import MessageIn, MessageOut, Response, State, Stored, Turn
-from inversion.protocol.verdict import retry_asked
+from inversion.messages import MessageIn, MessageOut, Recorded, Response, State, Stored, Turn
+from inversion.protocol.verdict import key_reused, retry_asked
 
 
 class Store(Protocol):
@@ -34,6 +35,8 @@ async def transition(turn: Turn, store: Store, runtime: Runtime) -> None:
     """Take one turn through the six steps. Raises what the failing step raised; see `Turn.step`."""
     receive_request(turn)  # 1  its requests are in
     state = await load_state(turn, store)  # 2  returns at once when cached
+    if not turn.requests:
+        return  # each had been answered before: its key was known
     sent = await send_message_in(turn, runtime, state)  # 3  request + state, to a process
     out = await receive_message_out(turn, sent)  # 4  response + new state, from it
     stored = await store_state(turn, store, state, out)  # 5  one commit for the whole turn
@@ -49,7 +52,34 @@ def receive_request(turn: Turn) -> None:
 async def load_state(turn: Turn, store: Store) -> State:
     state = await store.load_state(turn)
     turn.marks.append(perf_counter())
+    if state.records:
+        replay(turn, state.records)
     return state
+
+
+def replay(turn: Turn, records: Mapping[str, Recorded]) -> None:
+    """Give those whose key has a recorded answer that answer again, whatever has happened since."""
+    for request in tuple(turn.requests):
+        asked = request.idempotency
+        recorded = None if asked is None else records.get(asked.id)
+        if asked is None or recorded is None:
+            continue
+        turn.requests.remove(request)
+        request.turn = None
+        if recorded.hash != asked.hash:
+            request.answer(Response(error=key_reused()))
+            continue
+        answer = recorded.answer
+        request.answer(
+            Response(
+                b"null" if answer.response is None else answer.response,
+                recorded.content_type,
+                recorded.version if turn.address.key is not None else None,
+                None,
+                answer.error,
+                replayed=True,
+            )
+        )
 
 
 async def send_message_in(turn: Turn, runtime: Runtime, state: State) -> Sent:

@@ -17,7 +17,7 @@ from inversion.gate import Bridge
 from inversion.http.routes import Ingress
 from inversion.http.server import Listener, Server, open_tcp
 from inversion.http.service import Application, Deadlines, Held
-from inversion.messages import Response, State
+from inversion.messages import Once, Response, State
 from inversion.watch import Watch
 
 BODY_BYTES = 1_000
@@ -36,6 +36,7 @@ class Seen:
     content_type: str
     timeout_s: float | None
     trace: str | None
+    once: Once | None = None
 
 
 async def echo(seen: Seen) -> Response:
@@ -63,8 +64,9 @@ class CallsDouble:
         content_type: str,
         timeout_s: float | None,
         trace: str | None,
+        once: Once | None = None,
     ) -> tuple[str, Response]:
-        seen = Seen(function, key, handler, body, content_type, timeout_s, trace)
+        seen = Seen(function, key, handler, body, content_type, timeout_s, trace, once)
         self.seen.append(seen)
         assert self.bridge is not None
         response = await self.bridge.run(self.answering, seen)

@@ -19,7 +19,7 @@ from inversion.errors import Code, InversionError, Outcome, RequestRefused
 from inversion.http.framing import HttpRequest
 from inversion.http.problem import problem, title
 from inversion.http.service import HttpResponse
-from inversion.messages import Response, State, Step
+from inversion.messages import Once, Response, State, Step
 
 DEFAULT_HANDLER: Final = "call"
 MAX_KEY_BYTES: Final = 200
@@ -36,14 +36,17 @@ _TIMEOUT = re.compile(rb"([0-9]{1,9})(ms|s)")
 _TRACE_IDS: Final = rb"-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
 _TRACE = re.compile(rb"00" + _TRACE_IDS + rb"|(?!00|ff)[0-9a-f]{2}" + _TRACE_IDS + rb"(?:-[!-~]*)?")
 
-_PREFERS_LATER = re.compile(rb"(?i)(?:^|[,;\s])(?:respond-async|wait)\b")
+_PREFERS_LATER = re.compile(rb"(?i)(?:^|[,;\s])(?:respond-async\b|wait\s*=\s*(?!0+\s*(?:[,;]|$)))")
+_WAITS_NOT = re.compile(rb"(?i)(?:^|[,;\s])wait\s*=\s*0+\s*(?:[,;]|$)")
+#: The draft's quotes (draft-ietf-httpapi-idempotency-key-header) are part of the key: whoever sends them
+#: sends them again.
+_IDEMPOTENCY_KEY = re.compile(rb"[!-~]{1,200}")
 
 #: Fields that ask for what is not built yet.
 _LATER: Final = {
-    b"idempotency-key": "Idempotency-Key is not built yet: without it a retry may apply twice",
     b"if-match": "If-Match is not built yet on calls",
     b"if-none-match": "If-None-Match is not built yet on calls",
-    b"prefer": "Prefer: respond-async and Prefer: wait are not built yet",
+    b"prefer": "Prefer: respond-async and waiting for a time are not built yet",
 }
 _LATER_NAMES: Final = frozenset(_LATER)
 _LATER_PATHS: Final = {
@@ -58,6 +61,8 @@ _FIELDS_AND_VERSION: Final = _FIELDS + b'ETag: "%d"\r\n%b'
 _TIMING_FORMAT: Final = b"Server-Timing: %btotal;dur=%%.3f\r\n" % b"".join(
     f"{step.value};dur=%.3f, ".encode("ascii") for step in Step
 )
+#: The answer is the recorded one of an earlier request with the same Idempotency-Key.
+_REPLAYED: Final = b"Inversion-Replayed: true\r\n"
 _TOTAL_FORMAT: Final = b"Server-Timing: total;dur=%.3f\r\n"
 
 
@@ -74,6 +79,7 @@ class Calls(Protocol):
         content_type: str,
         timeout_s: float | None,
         trace: str | None,
+        once: Once | None = None,
     ) -> tuple[str, Response]:
         """The request's id and its response. Raises InversionError when there is no id yet."""
         ...
@@ -136,6 +142,7 @@ class Ingress:
             raise RequestRefused(Code.BAD_REQUEST, "a call takes no query: its input is the body")
         function, key, handler = self._target(segments)
         timeout = fields.get(b"inversion-timeout")
+        once = fields.get(b"idempotency-key")
         trace = fields.get(b"traceparent")
         request_id, response = await self._calls.call(
             function,
@@ -145,6 +152,7 @@ class Ingress:
             content_type=fields.get(b"content-type", b"").decode("latin-1"),
             timeout_s=None if timeout is None else _timeout_s(timeout),
             trace=None if trace is None or _TRACE.fullmatch(trace) is None else trace.decode("ascii"),
+            once=None if once is None else _once(once, fields),
         )
         if response.error is not None:
             self._tally(response.error.code)
@@ -258,6 +266,12 @@ def _timeout_s(value: bytes) -> float:
     return int(match[1]) / (1_000 if match[2] == b"ms" else 1)
 
 
+def _once(key: bytes, fields: Mapping[bytes, bytes]) -> Once:
+    if _IDEMPOTENCY_KEY.fullmatch(key) is None:
+        raise RequestRefused(Code.BAD_REQUEST, "an Idempotency-Key is 1 to 200 visible ASCII characters")
+    return Once(key.decode("ascii"), _WAITS_NOT.search(fields.get(b"prefer", b"")) is None)
+
+
 def _refuse_later(fields: Mapping[bytes, bytes]) -> None:
     for name in fields:
         if name in _LATER:
@@ -270,6 +284,8 @@ def _refuse_later(fields: Mapping[bytes, bytes]) -> None:
 def _render(request_id: str, response: Response, begun_s: float) -> HttpResponse:
     """Step 6 in HTTP."""
     timing = _server_timing(begun_s, response.marks)
+    if response.replayed:
+        timing = _REPLAYED + timing
     failure = response.error or response.function_error
     if failure is not None:
         if response.version is not None:

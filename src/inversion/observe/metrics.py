@@ -49,6 +49,7 @@ class FunctionCounters:
     not_applied: int = 0
     unknown: int = 0
     failed_answers: int = 0  #: answers that were the function's own `error`
+    replayed: int = 0  #: answers that were recorded ones: their Idempotency-Key was known
     failed_turns: int = 0  #: turns that ended in an error or ran again: conflict, crash, retry, overrun
     starts: int = 0  #: processes started
     deaths: int = 0  #: processes that ended without being told to
@@ -108,6 +109,7 @@ _NODE_HELP: Final = {
 }
 _FUNCTION_HELP: Final = {
     "failed_answers": "Answers that were the function's own error.",
+    "replayed": "Answers that repeated a recorded one.",
     "failed_turns": "Turns that failed; what could be helped ran again.",
     "starts": "Processes started.",
     "deaths": "Processes that ended without being told to.",

@@ -20,6 +20,7 @@ from inversion.errors import (
     Outcome,
     Overrun,
     ProcessDied,
+    RequestRefused,
     RetryAsked,
     RuntimeBroken,
 )
@@ -86,6 +87,14 @@ def retry_asked(requests: Sequence[Request], out: MessageOut) -> list[Request]:
         for request, answer in zip(requests, out.answers, strict=True)
         if answer.error is not None and answer.error.retry and request.retries < MAX_RETRIES
     ]
+
+
+def key_reused() -> InversionError:
+    """What a caller is told whose key was used before for another request."""
+    return RequestRefused(
+        Code.KEY_REUSED,
+        "this Idempotency-Key was used before for something else: send the same bytes again, or a new key",
+    )
 
 
 def expired_behind(turn: Turn | None) -> InversionError:

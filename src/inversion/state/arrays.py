@@ -13,6 +13,7 @@ from typing import Final
 _TEXT_OID: Final = 25
 _INT8_OID: Final = 20
 _UUID_OID: Final = 2950
+_BYTEA_OID: Final = 17
 
 _LENGTH: Final = struct.Struct(">i")
 #: Packing a short length is a look-up: most keys and states are shorter than this.
@@ -25,7 +26,16 @@ _HEADER: Final = struct.Struct(">iiIii")
 
 def texts(values: Sequence[bytes | None]) -> bytes:
     """A `text[]`."""
-    parts = [_HEADER.pack(1, 1, _TEXT_OID, len(values), 1)] if values else [_empty(_TEXT_OID)]
+    return _variable(_TEXT_OID, values)
+
+
+def byteas(values: Sequence[bytes | None]) -> bytes:
+    """A `bytea[]`."""
+    return _variable(_BYTEA_OID, values)
+
+
+def _variable(oid: int, values: Sequence[bytes | None]) -> bytes:
+    parts = [_HEADER.pack(1, 1, oid, len(values), 1)] if values else [_empty(oid)]
     for value in values:
         if value is None:
             parts.append(_NULL)

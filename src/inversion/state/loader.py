@@ -6,14 +6,14 @@ more; a reader has no turn and brings its own deadline.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import attrs
 
 from inversion.errors import Conflict, StoreUnavailable
 from inversion.gate import Bridge, Gate, GatheredGate, Walk
-from inversion.messages import NO_STATE, Address, State, Turn
+from inversion.messages import NO_STATE, Address, Recorded, State, Turn
 from inversion.observe.metrics import Counters
 from inversion.state import rows, sql
 from inversion.state.dialing import ConnectionLost
@@ -66,6 +66,7 @@ class Loader:
         addresses = [walk.item.address for walk in walks]
         try:
             found = await connection.execute(sql.LOAD, rows.load_parameters(addresses))
+            records = await _records(connection, walks)
         except ConnectionLost:
             self._park(walks)
         except StatementFailed as failure:
@@ -77,9 +78,11 @@ class Loader:
         else:
             self._counters.load_batches += 1
             self._counters.loads += len(walks)
-            for walk, state in zip(walks, rows.loaded_states(found, len(walks)), strict=True):
+            for place, (walk, state) in enumerate(
+                zip(walks, rows.loaded_states(found, len(walks)), strict=True)
+            ):
                 self._average_state_bytes += (len(state.value or b"") - self._average_state_bytes) / 64
-                walk.resume(state)
+                walk.resume(state._replace(records=records[place]) if place in records else state)
         return False
 
     async def _check(self, connection: Connection, walks: Sequence[LoadWalk]) -> bool:
@@ -112,6 +115,22 @@ class Loader:
     def _park(self, walks: Sequence[LoadWalk]) -> None:
         for walk in walks:
             self._gate.park(walk)
+
+
+async def _records(connection: Connection, walks: Sequence[LoadWalk]) -> Mapping[int, Mapping[str, Recorded]]:
+    """By the place of a walk: the recorded answers to its requests, by their Idempotency.id.
+
+    After the states: what is recorded later than the state was read, the commit finds.
+    """
+    keys = rows.keys_of(
+        [(place, walk.item) for place, walk in enumerate(walks) if isinstance(walk.item, Turn)]
+    )
+    records: dict[int, dict[str, Recorded]] = {}
+    if keys:
+        found = await connection.execute(sql.RECORDED, rows.recorded_parameters(keys))
+        for number, recorded in rows.recorded(found).items():
+            records.setdefault(keys[number].place, {})[keys[number].id] = recorded
+    return records
 
 
 class Readers(Gate[Read, State]):

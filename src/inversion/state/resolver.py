@@ -39,21 +39,32 @@ class Finding(Enum):
 
 
 def decide(
-    turn: bytes, replaced: bytes | None, *, returned: bool, row: tuple[bytes, bytes | None] | None
+    turn: bytes,
+    replaced: bytes | None,
+    *,
+    returned: bool,
+    row: tuple[bytes, bytes | None] | None,
+    keyed: bool = False,
+    record: bytes | None = None,
 ) -> Finding:
-    """The table: `row` is the entity's (turn, prev), read under a lock after the commit was sent again."""
-    if returned:
+    """The table: `row` is the entity's (turn, prev), read under a lock after the commit was sent again.
+
+    `record` is the turn that answered one of its keys, read after that; `keyed`: it would have left one.
+    """
+    if returned or record == turn:
         return Finding.APPLIED
-    if row is None:
-        return Finding.SEND_AGAIN if replaced is None else Finding.UNKNOWN
-    newest, before = row
+    if record is not None:
+        return Finding.NEVER_LANDS  # run again, it finds the record and replays it
+    if row is None and replaced is None:
+        return Finding.SEND_AGAIN
+    newest, before = row or (None, None)
     if turn in (newest, before):
         return Finding.APPLIED
-    if newest == replaced:
+    if row is not None and newest == replaced:
         return Finding.SEND_AGAIN
-    if before == replaced:
+    if row is not None and before == replaced:
         return Finding.NEVER_LANDS
-    return Finding.UNKNOWN
+    return Finding.NEVER_LANDS if keyed else Finding.UNKNOWN
 
 
 def unknown(detail: str) -> InversionError:
@@ -144,6 +155,7 @@ class Resolver:
             return
         returned = {sent.value(row, 0) for row in range(sent.count)}
         found: Mapping[int, tuple[bytes, bytes | None]] = {}
+        records: dict[int, bytes] = {}
         if len(returned) < len(commits):
             rest = await connection.execute(sql.FIND, rows.find_parameters(commits))
             if rest.warned:
@@ -152,9 +164,22 @@ class Resolver:
                 place: (rest.value(row, 1) or b"", rest.value(row, 2))
                 for row, place in enumerate(rows.places(rest))
             }
+            keys = rows.keys_of(
+                [(place, commit.turn) for place, commit in enumerate(commits) if commit.records]
+            )
+            if keys:  # under the row locks of the answer before, or later
+                kept = await connection.execute(sql.RECORDED, rows.recorded_parameters(keys))
+                records = {keys[at].place: one.turn for at, one in rows.recorded(kept).items()}
         for place, walk in enumerate(walks):
             commit = walk.item
-            finding = decide(commit.id, commit.replaced, returned=commit.id in returned, row=found.get(place))
+            finding = decide(
+                commit.id,
+                commit.replaced,
+                returned=commit.id in returned,
+                row=found.get(place),
+                keyed=bool(commit.records),
+                record=records.get(place),
+            )
             self._settle(walk, finding)
 
     def _settle(self, walk: CommitWalk, finding: Finding) -> None:

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
 
 import attrs
 
-from inversion.messages import Address, State, Turn
+from inversion import json_text
+from inversion.messages import Address, Answer, Idempotency, Recorded, State, Turn
 from inversion.state import arrays, sql
 from inversion.state.postgres import Rows
+
+#: The key under which the records of stateless calls stand: no entity can have it.
+STATELESS_KEY: Final = b"-"
+
+
+@attrs.frozen(slots=True, eq=False)
+class Record:
+    """The answer to a request that had an Idempotency-Key, to be kept with the commit."""
+
+    id: bytes
+    hash: bytes
+    version: int
+    status: int  #: 200: the body is the response; any other: the function's error as JSON
+    content_type: bytes
+    body: bytes
 
 
 @attrs.define(slots=True, eq=False)
@@ -22,6 +39,12 @@ class Commit:
     id: bytes  #: the turn id that this commit writes
     replaced: bytes | None  #: the turn it was computed from; None: there was no row
     state: bytes | None  #: None: deleted
+    records: Sequence[Record] = ()
+
+    @property
+    def stateless(self) -> bool:
+        """There is no entity, only the record of an answer."""
+        return self.key == STATELESS_KEY
 
     @property
     def forsaken(self) -> bool:
@@ -46,11 +69,18 @@ class Check:
 
 def commit_statement(commits: Sequence[Commit]) -> tuple[sql.Statement, Sequence[bytes | None]]:
     """The statement that commits these, and its parameters."""
+    for commit in commits:
+        if commit.records:
+            return sql.COMMIT_KEYED, _keyed_parameters(commits)
     if len(commits) == 1 and commits[0].replaced is not None:
         one = commits[0]
         version = one.version.to_bytes(8, "big")
         return sql.COMMIT_ONE, (one.function, one.key, version, one.id, one.replaced, one.state)
-    return sql.COMMIT, [
+    return sql.COMMIT, _commit_parameters(commits)
+
+
+def _commit_parameters(commits: Sequence[Commit]) -> list[bytes]:
+    return [
         arrays.texts([commit.function for commit in commits]),
         arrays.texts([commit.key for commit in commits]),
         arrays.int8s([commit.version for commit in commits]),
@@ -58,6 +88,87 @@ def commit_statement(commits: Sequence[Commit]) -> tuple[sql.Statement, Sequence
         arrays.uuids([commit.replaced for commit in commits]),
         arrays.texts([commit.state for commit in commits]),
     ]
+
+
+def _keyed_parameters(commits: Sequence[Commit]) -> list[bytes]:
+    records = [(commit, record) for commit in commits for record in commit.records]
+    return [
+        *_commit_parameters([commit for commit in commits if not commit.stateless]),
+        arrays.texts([commit.function for commit, _ in records]),
+        arrays.texts([commit.key for commit, _ in records]),
+        arrays.texts([record.id for _, record in records]),
+        arrays.byteas([record.hash for _, record in records]),
+        arrays.uuids([commit.id for commit, _ in records]),
+        arrays.int8s([record.version for _, record in records]),
+        arrays.int8s([record.status for _, record in records]),
+        arrays.texts([record.content_type for _, record in records]),
+        arrays.byteas([record.body for _, record in records]),
+    ]
+
+
+def records_of(
+    turn: Turn, answers: Sequence[Answer], versions: Sequence[int], content_type: str
+) -> list[Record]:
+    """What is kept of a turn's answers: of those requests that have a key."""
+    return [
+        _record(request.idempotency, answer, version, content_type)
+        for request, answer, version in zip(turn.requests, answers, versions, strict=True)
+        if request.idempotency is not None
+    ]
+
+
+def _record(asked: Idempotency, answer: Answer, version: int, content_type: str) -> Record:
+    if answer.error is None:
+        body = b"null" if answer.response is None else answer.response
+        return Record(asked.id.encode(), asked.hash, version, 200, content_type.encode(), body)
+    status, body = answer.error.status, json_text.encode_error(answer.error)
+    return Record(asked.id.encode(), asked.hash, version, status, b"application/json", body)
+
+
+class KeyedRequest(NamedTuple):
+    """A request whose record is looked up."""
+
+    place: int  #: of its turn among those looked at
+    function: bytes
+    key: bytes
+    id: str
+
+
+def keys_of(turns: Sequence[tuple[int, Turn]]) -> Sequence[KeyedRequest]:
+    """Every request of these turns that has an Idempotency-Key."""
+    return [
+        KeyedRequest(
+            place,
+            turn.address.function.encode(),
+            STATELESS_KEY if turn.address.key is None else turn.address.key.encode(),
+            request.idempotency.id,
+        )
+        for place, turn in turns
+        for request in turn.requests
+        if request.idempotency is not None
+    ]
+
+
+def recorded_parameters(keys: Sequence[KeyedRequest]) -> Sequence[bytes]:
+    return [
+        arrays.texts([each.function for each in keys]),
+        arrays.texts([each.key for each in keys]),
+        arrays.texts([each.id.encode() for each in keys]),
+    ]
+
+
+def recorded(rows: Rows) -> Mapping[int, Recorded]:
+    """What was recorded, by the ordinals of the first column, from 0."""
+    value = rows.value
+    found = {}
+    for row, place in enumerate(places(rows)):
+        status = int.from_bytes(value(row, 4) or b"", "big")
+        body = value(row, 6) or b""
+        answer = Answer(body) if status == 200 else Answer(error=json_text.decode_error(body, status))
+        content_type = (value(row, 5) or b"").decode()
+        version = int.from_bytes(value(row, 3) or b"", "big")
+        found[place] = Recorded(value(row, 1) or b"", value(row, 2) or b"", version, answer, content_type)
+    return found
 
 
 def find_parameters(commits: Sequence[Commit]) -> Sequence[bytes]:

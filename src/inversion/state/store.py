@@ -30,9 +30,11 @@ from inversion.state.lane import Knocking, Lane, Log
 from inversion.state.loader import Loader, Loading, Read, Readers
 from inversion.state.postgres import StatementFailed
 from inversion.state.resolver import Resolver
-from inversion.state.rows import Check, Commit
+from inversion.state.rows import STATELESS_KEY, Check, Commit, records_of
 from inversion.watch import Watch
 
+#: Members of an Enum are looked up slowly, and this is for each turn.
+_KEEP: Final = Change.KEEP
 #: How often idle connections are looked at: a dead one makes the node not ready.
 _LOOK_INTERVAL_S: Final = 1.0
 
@@ -61,9 +63,11 @@ class PostgresStore:
         self._watch = watch
         self._knocking = Knocking(log)
         lane = partial(Lane, conninfo, Settings(), watch=watch, log=log, knocking=self._knocking)
-        self._load_lanes = [lane((sql.LOAD, sql.OUTDATED)) for _ in range(loaders)]
-        self._commit_lanes = [lane((sql.COMMIT, sql.COMMIT_ONE, sql.UNLOCKED)) for _ in range(committers)]
-        self._resolver_lane = lane((sql.COMMIT, sql.COMMIT_ONE, sql.FIND))
+        self._load_lanes = [lane((sql.LOAD, sql.OUTDATED, sql.RECORDED)) for _ in range(loaders)]
+        self._commit_lanes = [
+            lane((sql.COMMIT, sql.COMMIT_ONE, sql.COMMIT_KEYED, sql.UNLOCKED)) for _ in range(committers)
+        ]
+        self._resolver_lane = lane((sql.COMMIT, sql.COMMIT_ONE, sql.COMMIT_KEYED, sql.FIND, sql.RECORDED))
         self._resolver = Resolver(self._resolver_lane, watch.later)
         self._loads: GatheredGate[Loading, State] = GatheredGate(watch.later)
         self._commits: GatheredGate[Commit, None] = GatheredGate(watch.later)
@@ -136,9 +140,11 @@ class PostgresStore:
         """Step 2. The state of the turn's entity, from the cache if it is there."""
         address = turn.address
         if address.key is None:
-            return NO_STATE
+            if turn.requests[0].idempotency is None:
+                return NO_STATE
+            return await self._loads.wait(turn)
         cached = self.cache.get(address)
-        if cached is not None:
+        if cached is not None and not turn.repeats:
             self._counters.cache_hits += 1
             return cached
         self._counters.cache_misses += 1
@@ -150,14 +156,20 @@ class PostgresStore:
         """Step 5. One commit for the turn, or the check that its answers are not outdated."""
         address = turn.address
         answers = out.answers
+        keyed = _keyed(turn)
         if address.key is None:
+            if keyed:
+                await self._record(turn, out)
             return Stored(answers, [None] * len(answers), out.content_type)
-        if out.change is Change.KEEP:
+        if out.change is not _KEEP:
+            versions = _versions(state.version, answers)
+            value = self._checked(out)
+        elif keyed:  # the answer is kept, and whatever is kept changes the turn
+            versions, value = [state.version] * len(answers), state.value
+        else:
             if not state.fresh:
                 await self._confirm(Check(turn, state.turn))
             return Stored(answers, [state.version] * len(answers), out.content_type)
-        versions = _versions(state.version, answers)
-        value = self._checked(out)
         commit = Commit(
             turn,
             address.function.encode(),
@@ -166,6 +178,7 @@ class PostgresStore:
             new_turn_id(),
             state.turn,
             value,
+            records_of(turn, answers, versions, out.content_type) if keyed else (),
         )
         try:
             await self._commits.wait(commit)
@@ -182,6 +195,12 @@ class PostgresStore:
         Raises StoreUnavailable when the deadline (perf_counter) has passed.
         """
         return await self._readers.wait(Read(address, deadline_s))
+
+    async def _record(self, turn: Turn, out: MessageOut) -> None:
+        """Keep the answer to a stateless call. Raises Conflict when another was kept before."""
+        records = records_of(turn, out.answers, [0], out.content_type)
+        function = turn.address.function.encode()
+        await self._commits.wait(Commit(turn, function, STATELESS_KEY, 0, new_turn_id(), None, None, records))
 
     async def _confirm(self, check: Check) -> None:
         try:
@@ -243,6 +262,13 @@ class _Gatherers:
     def _ended(self, error: Exception | None) -> None:
         self._error = self._error or error
         self._failed.set()
+
+
+def _keyed(turn: Turn) -> bool:
+    for request in turn.requests:  # noqa: SIM110 (once a turn: the generator would cost the most)
+        if request.idempotency is not None:
+            return True
+    return False
 
 
 def _forsaken(item: Loading | Commit) -> bool:

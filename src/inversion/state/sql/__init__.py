@@ -122,6 +122,13 @@ OUTDATED: Final = statement(_QUERIES["outdated"])
 COMMIT: Final = statement(_QUERIES["commit"])
 #: The same for one turn of an entity that exists: half the server's work, for a node with one caller.
 COMMIT_ONE: Final = statement(_QUERIES["commit_one"])
+#: The arrays of COMMIT, then of the records of answers: text[] functions, keys, ids, bytea[] hashes, uuid[]
+#: turns, int8[] versions, int8[] statuses, text[] content types, bytea[] bodies -> (turn uuid) applied.
+COMMIT_KEYED: Final = statement(_QUERIES["commit_keyed"])
+#: text[] functions, keys, ids -> (ordinal int8, hash, turn, version int8, status int8, content type, body).
+RECORDED: Final = statement(_QUERIES["recorded"])
+#: int8 milliseconds of retention -> a row for each record that was deleted, at most 1,000.
+SWEEP_REQUESTS: Final = statement(_QUERIES["sweep_requests"])
 #: text[] functions, text[] keys -> (ordinal int8, turn uuid, prev uuid), each row locked.
 FIND: Final = statement(_QUERIES["find"])
 #: text[] functions, text[] keys -> (ordinal int8) of the rows that nobody has locked.

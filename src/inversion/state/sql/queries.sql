@@ -29,6 +29,64 @@ UPDATE inversion.entity
  WHERE function = $1::text AND key = $2::text AND turn = $5::uuid
 RETURNING turn;
 
+-- name: commit_keyed
+WITH known AS MATERIALIZED (
+    SELECT n.function, n.key
+      FROM unnest($7::text[], $8::text[], $9::text[]) AS n (function, key, id)
+     CROSS JOIN LATERAL (SELECT 1 FROM inversion.request AS r
+                          WHERE r.function = n.function AND r.key = n.key AND r.id = n.id) AS r (one)
+), up AS (
+    INSERT INTO inversion.entity AS e (function, key, version, turn, prev, state, updated_at)
+    SELECT m.function, m.key, m.version, m.turn, m.prev, m.state, now()
+      FROM unnest($1::text[], $2::text[], $3::int8[], $4::uuid[], $5::uuid[], $6::text[])
+           AS m (function, key, version, turn, prev, state)
+     WHERE (m.prev IS NULL
+            OR m.prev = (SELECT g.turn FROM inversion.entity AS g
+                          WHERE g.function = m.function AND g.key = m.key))
+       AND NOT EXISTS (SELECT 1 FROM known AS k WHERE k.function = m.function AND k.key = m.key)
+     ORDER BY m.function COLLATE "C", m.key COLLATE "C"
+        ON CONFLICT (function, key) DO UPDATE
+       SET version = excluded.version, turn = excluded.turn, prev = excluded.prev, state = excluded.state,
+           updated_at = excluded.updated_at
+     WHERE e.turn = excluded.prev
+    RETURNING e.turn
+), n AS MATERIALIZED (
+    SELECT *
+      FROM unnest($7::text[], $8::text[], $9::text[], $10::bytea[], $11::uuid[], $12::int8[], $13::int8[],
+                  $14::text[], $15::bytea[])
+           AS n (function, key, id, hash, turn, version, status, content_type, body)
+), recorded AS (
+    INSERT INTO inversion.request (function, key, id, hash, turn, version, status, content_type, body, created_at)
+    SELECT n.function, n.key, n.id, n.hash, n.turn, n.version, n.status, n.content_type, n.body, now()
+      FROM n
+      JOIN up ON up.turn = n.turn
+), stateless AS (
+    INSERT INTO inversion.request (function, key, id, hash, turn, version, status, content_type, body, created_at)
+    SELECT n.function, n.key, n.id, n.hash, n.turn, n.version, n.status, n.content_type, n.body, now()
+      FROM n
+     WHERE n.key = '-'
+     ORDER BY n.function COLLATE "C", n.id COLLATE "C"
+        ON CONFLICT (function, key, id) DO NOTHING
+    RETURNING turn
+)
+SELECT up.turn FROM up UNION ALL SELECT stateless.turn FROM stateless;
+
+-- name: recorded
+SELECT n.at, r.hash, r.turn, r.version, r.status, r.content_type, r.body
+  FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS n (function, key, id, at)
+  JOIN inversion.request AS r ON r.function = n.function AND r.key = n.key AND r.id = n.id;
+
+-- name: sweep_requests
+DELETE FROM inversion.request AS r
+ USING (SELECT o.function, o.key, o.id
+          FROM inversion.request AS o
+         WHERE o.created_at < now() - $1::int8 * interval '1 millisecond'
+         ORDER BY o.created_at
+         LIMIT 1000
+           FOR UPDATE SKIP LOCKED) AS o
+ WHERE r.function = o.function AND r.key = o.key AND r.id = o.id
+RETURNING 1;
+
 -- name: find
 SELECT m.at, e.turn, e.prev
   FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS m (function, key, at)
