@@ -127,8 +127,9 @@ async def test_a_kill_that_races_with_the_answer_never_counts_twice(language, ro
             row.fired(f"process {pid} had read the request and was sent KILL")
             await until(lambda answers=answers: bool(answers))
             row.recovered()
-            await until(lambda pid=pid: not alive(pid))  # or the next message dies with it, and then again
             assert (answers[0].status, answers[0].body) == (200, b"%d" % (number + 1))
+            # The next request is not to meet this kill too, if it came after the answer.
+            assert (await node.call("mortal/k/pid")).status == 200
         assert await count(node) == kills * row.times
 
 
@@ -322,11 +323,10 @@ async def test_a_hello_that_never_comes_is_a_502_then_refused(row, start_node, t
         """
     async with start_node(toml, admin_token=TOKEN) as node:
         for _ in range(row.times):
-            began_s = perf_counter()
             before = await until_refused(node, "fn/well")
             row.fired("no hello came within half a second")
             assert set(before) <= {(502, "protocol_error"), (502, "function_crashed")}
-            assert perf_counter() - began_s < 10
+            assert await metric(node, "inversion_function_starts_total", "fn") < DEATHS  # each takes so long
             answer = await node.call("fn/well")
             assert "did not say hello" in problem(answer)["detail"]
             assert await metric(node, "inversion_function_breaker_open", "fn") == 1
