@@ -219,7 +219,7 @@ def test_a_bad_command_is_a_sentence(tmp_path: Path, command: str, sentence: str
         ('sandbox = "strict"', 'sandbox = "strict"'),
         ("retry = { attempts = 3 }", "functions.cart.retry"),
         ('[functions.cart.cron]\ndaily = "0 0 * * *"', "functions.cart.cron"),
-        ('[retention]\nkeys = "24h"', "[retention]"),
+        ('[retention]\noutputs = "24h"', "retention.outputs"),
     ],
 )
 def test_what_a_later_release_brings_is_refused_and_never_ignored(

@@ -35,6 +35,7 @@ The modules in reading order. A module imports only what stands above it in this
     state.resolver      unknown outcomes
     state.committer     gathers commits into one statement
     state.loader        gathers loads, checks and reads
+    state.sweeper       forgets what nobody may ask for any more
     state.store         loads and commits in batches
     processes.log_lines what a child prints that is no frame
     processes.spawner_process  a process that starts every child and outlives none

@@ -141,7 +141,12 @@ class _Node:
         await self._nursery.start(self._supervisor.run)
         conninfo, database = await self._open_database()
         self._store = PostgresStore(
-            conninfo, self._config.limits, self._watch, log=_log.warning, counters=self._counters
+            conninfo,
+            self._config.limits,
+            self._watch,
+            keys_s=self._config.retention.keys_s,
+            log=_log.warning,
+            counters=self._counters,
         )
         await self._open_store()
         pools, limits = self._supervisor.pools, self._config.limits

@@ -118,9 +118,7 @@ class Http:
 
 @attrs.frozen(slots=True)
 class Retention:
-    keys_s: float = 86_400.0
-    outputs_s: float = 86_400.0
-    tombstones_s: float = 604_800.0
+    keys_s: float = 86_400.0  #: an answer to an Idempotency-Key: longer than anybody retries
 
 
 @attrs.frozen(slots=True)

@@ -29,6 +29,7 @@ from inversion.config import (
     Mode,
     Processes,
     Queues,
+    Retention,
     Sandbox,
 )
 
@@ -39,7 +40,7 @@ _LINES_ONLY: Final = ("hello", "channel", "correlate", "strict", "rerun", "idle"
 _EXEC_ONLY: Final = ("output", "exit")
 
 #: What interface.md promises and nothing honours yet.
-_LATER_TABLES: Final = {"retention": "[retention]"}
+_LATER_RETENTIONS: Final = ("outputs", "tombstones")
 _LATER_KEYS: Final = {"retry": "retry (of messages)", "cron": "cron"}
 
 #: Places of values that do not come from the function's own table; no TOML key of a user reaches them.
@@ -84,18 +85,25 @@ def load(path: Path) -> Config:
 
 def _config(table: dict[str, object], folder: Path) -> tuple[Config, list[str]]:
     faults: list[str] = []
-    for key, what in _LATER_TABLES.items():
-        if key in table:
-            faults.append(f"{what} {values.LATER}")
-    known = ("functions", "http", "limits")
-    for key in sorted(table.keys() - set(known) - _LATER_TABLES.keys()):
+    known = ("functions", "http", "limits", "retention")
+    for key in sorted(table.keys() - set(known)):
         faults.append(f"unknown key {key}{_nearest(key, known)}")
     functions = _functions(table.get("functions", {}), folder, faults)
     limits = _table(Limits, table.get("limits", {}), "limits", faults)
     http = _table(Http, table.get("http", {}), "http", faults)
-    if faults or limits is None or http is None:
+    retention = _retention(table.get("retention", {}), faults)
+    if faults or limits is None or http is None or retention is None:
         return Config(), faults
-    return Config(functions=functions, limits=limits, http=http, folder=folder), faults
+    return Config(functions, limits, http, retention, folder), faults
+
+
+def _retention(table: object, faults: list[str]) -> Retention | None:
+    if isinstance(table, dict):
+        for key in _LATER_RETENTIONS:
+            if key in table:
+                faults.append(f"retention.{key} {values.LATER}")
+        table = {key: value for key, value in table.items() if key not in _LATER_RETENTIONS}
+    return _table(Retention, table, "retention", faults)
 
 
 def _functions(tables: object, folder: Path, faults: list[str]) -> dict[str, Function]:
@@ -202,6 +210,7 @@ _SHAPES: Final[dict[type, dict[str, tuple[str, Callable[[object], object] | None
         "drain_s": ("drain", values.duration(zero=True)),
     },
     Http: {"read_state": ("read_state", values.boolean)},
+    Retention: {"keys_s": ("keys", values.duration(zero=False))},
     Function: {
         "name": (_NAME_SLOT, lambda name: name),
         "folder": (_FOLDER_SLOT, lambda folder: folder),

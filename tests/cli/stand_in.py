@@ -21,6 +21,7 @@ class Script:
     body: bytes = b"null"
     asked: list[tuple[str, str, bytes]] = attrs.field(factory=list)
     authorization: str | None = None
+    idempotency_key: str | None = None
 
 
 @contextmanager
@@ -32,6 +33,7 @@ def answering(script: Script, path: Path | None = None) -> Iterator[str]:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             script.asked.append((self.command, self.path, body))
             script.authorization = self.headers.get("Authorization")
+            script.idempotency_key = self.headers.get("Idempotency-Key")
             self.send_response(script.status)
             for name, value in script.headers.items():
                 self.send_header(name, value)

@@ -50,6 +50,15 @@ def test_invoke_sends_the_body_and_prints_the_answer(project: Path) -> None:
     assert (result.exit_code, result.stdout) == (0, '{"count":1}')
 
 
+def test_invoke_passes_an_idempotency_key_on(project: Path) -> None:
+    script = Script(body=b"1", headers=ANSWERED)
+    with answering(script, project / ".inversion" / "admin.sock"):
+        run("invoke", "counter", "alice", "add", "-d", "1", "--idempotency-key", "a-7")
+        assert script.idempotency_key == "a-7"
+        run("invoke", "counter", "alice", "add", "-d", "1")
+    assert script.idempotency_key is None
+
+
 def test_a_socket_in_a_folder_above_is_found(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (project / "a" / "b").mkdir(parents=True)
     monkeypatch.chdir(project / "a" / "b")

@@ -65,7 +65,6 @@ def test_commands_of_later_releases_do_not_exist(command: str) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["invoke", "x", "--idempotency-key", "k"],
         ["invoke", "x", "--dry-run"],
         ["state", "set", "x", "k"],
         ["dev", "--nodes", "2"],

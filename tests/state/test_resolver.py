@@ -38,6 +38,28 @@ def test_what_is_found_decides_what_is_said(
     assert decide(T, replaced, returned=returned, row=row) is finding
 
 
+@pytest.mark.parametrize(
+    ("replaced", "row", "record", "finding"),
+    [
+        (P, (T, P), T, Finding.APPLIED),
+        (P, (X, Y), T, Finding.APPLIED),  # moved on by two or more, and its record stays
+        (P, (X, P), X, Finding.NEVER_LANDS),
+        (P, (X, Y), X, Finding.NEVER_LANDS),
+        (P, (X, Y), None, Finding.NEVER_LANDS),  # it would have left a record
+        (P, None, None, Finding.NEVER_LANDS),
+        (P, (P, Y), None, Finding.SEND_AGAIN),
+        (None, (X, Y), None, Finding.NEVER_LANDS),
+        (None, None, None, Finding.SEND_AGAIN),
+        (None, None, X, Finding.NEVER_LANDS),  # a stateless call: another's answer was first
+        (None, None, T, Finding.APPLIED),
+    ],
+)
+def test_with_a_key_the_record_tells_what_the_entity_no_longer_does(
+    replaced: bytes | None, row: tuple[bytes, bytes | None] | None, record: bytes | None, finding: Finding
+) -> None:
+    assert decide(T, replaced, returned=False, row=row, keyed=True, record=record) is finding
+
+
 @pytest.mark.parametrize("new", [True, False])
 @pytest.mark.parametrize("lost", ["request", "reply"])
 async def test_a_commit_whose_connection_breaks_is_applied_exactly_once(

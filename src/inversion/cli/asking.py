@@ -51,6 +51,9 @@ def admin_token() -> str | None:
 @click.argument("key", required=False)
 @click.argument("handler", required=False)
 @click.option("-d", "--data", metavar="BODY", help="The body; @FILE reads a file, @- standard input.")
+@click.option(
+    "--idempotency-key", metavar="K", help="The same key again gets the same answer; it is applied once."
+)
 @door_option
 @json_option
 def invoke(
@@ -58,6 +61,7 @@ def invoke(
     key: str | None,
     handler: str | None,
     data: str | None,
+    idempotency_key: str | None,
     admin_url: str | None,
     as_json: bool,
 ) -> None:
@@ -67,7 +71,8 @@ def invoke(
     handler comes right after its name.
     """
     path = target("v1", "call", *(part for part in (function, key, handler) if part is not None))
-    reply = _ask(admin_url, "POST", path, _body(data))
+    headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
+    reply = _ask(admin_url, "POST", path, _body(data), headers)
     if as_json:
         _write_json(reply, "response")
     elif reply.status == 200:
@@ -127,9 +132,15 @@ def _body(data: str | None) -> bytes:
         raise click.UsageError(f"-d {data}: {error.strerror}") from None
 
 
-def _ask(admin_url: str | None, method: str, path: str, body: bytes | None = None) -> Reply:
+def _ask(
+    admin_url: str | None,
+    method: str,
+    path: str,
+    body: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Reply:
     try:
-        return Door.find(admin_url, admin_token(), Path.cwd()).request(method, path, body)
+        return Door.find(admin_url, admin_token(), Path.cwd()).request(method, path, body, headers=headers)
     except NoServer as error:
         fail(str(error), EXIT_ABSENT)
 

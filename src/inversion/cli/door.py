@@ -61,17 +61,27 @@ class Door:
         return self.url if self.socket_path is None else str(self.socket_path)
 
     def request(
-        self, method: str, path: str, body: bytes | None = None, *, timeout_s: float | None = None
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
     ) -> Reply:
         """Ask once. `timeout_s` None: as long as the server takes. Raises NoServer."""
         try:
-            return self._ask(method, path, body, timeout_s)
+            return self._ask(method, path, body, headers or {}, timeout_s)
         except ValueError as error:  # a port out of range, a token or a path that no header or line can hold
             raise click.UsageError(f"that cannot be asked of {self.place}: {error}") from None
 
-    def _ask(self, method: str, path: str, body: bytes | None, timeout_s: float | None) -> Reply:
+    def _ask(
+        self, method: str, path: str, body: bytes | None, more: Mapping[str, str], timeout_s: float | None
+    ) -> Reply:
         connection = self._connection(timeout_s)
-        headers = {} if self.token is None else {"Authorization": f"Bearer {self.token}"}
+        headers = dict(more)
+        if self.token is not None:
+            headers["Authorization"] = f"Bearer {self.token}"
         if body is not None:
             headers["Content-Type"] = "application/json"
         try:

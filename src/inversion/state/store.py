@@ -31,6 +31,7 @@ from inversion.state.loader import Loader, Loading, Read, Readers
 from inversion.state.postgres import StatementFailed
 from inversion.state.resolver import Resolver
 from inversion.state.rows import STATELESS_KEY, Check, Commit, records_of
+from inversion.state.sweeper import sweep_for_ever
 from inversion.watch import Watch
 
 #: Members of an Enum are looked up slowly, and this is for each turn.
@@ -54,9 +55,12 @@ class PostgresStore:
         *,
         loaders: int = 1,
         committers: int = 2,
+        keys_s: float = 86_400.0,
         log: Log = _quiet,
         counters: Counters | None = None,
     ) -> None:
+        self._conninfo = conninfo
+        self._keys_s = keys_s  #: how long answers to keyed requests are kept
         self._limits = limits
         self._log = log
         self._counters = counters or Counters()
@@ -107,6 +111,7 @@ class PostgresStore:
                     committer = Committer(lane, self._commits, self._resolver, self._counters)
                     gatherers.start(committer.run(bridge))
                 gatherers.start(self._resolver.run(bridge))
+                nursery.start_soon(sweep_for_ever, self._conninfo, self._keys_s, self._log)
                 task_status.started()
                 await gatherers.failure()
         finally:
