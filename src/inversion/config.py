@@ -102,7 +102,7 @@ class Limits:
     queue: Queues = Queues()
     connections: int = 10_000
     cache_bytes: int = 256 << 20
-    in_flight_bytes: int = 256 << 20  #: of request bodies at once, and again of answers not yet taken
+    in_flight_bytes: int = 256 << 20  #: of request bodies, answers not taken, states that wait: each
     drain_s: float = 25.0  #: Kubernetes kills after 30: time is left to stop the database
 
     @property

@@ -46,6 +46,7 @@ def metrics_of(
             **office.refusals,
             "connections": at_the_doors("connections_refused"),
             "in_flight": held.requests_refused,
+            "states": sum(function.states_refused for function in counters.functions.values()),
         }
 
     def at_the_doors(name: str) -> int:

@@ -172,6 +172,44 @@ async def test_a_node_full_of_bodies_takes_small_requests_and_refuses_large_ones
         row.recovered()
 
 
+@pytest.mark.fault("C7", "calls of 30 entities of 100 KiB each, where the states may hold 1 MiB")
+async def test_calls_that_wait_for_a_process_hold_a_bounded_amount_of_state(
+    start_node: StartNode, row: Row
+) -> None:
+    async with start_node(functions('in_flight = "1MiB"')) as node:
+        for number in range(30):
+            assert (await node.call(f"patient/k{number}/grow", 100 << 10)).status == 200
+        async with held_calls(node) as held:
+            held.call("first")
+            await held.until_live(1)
+            refused: list[str] = []
+            accepted: list[Answer] = []
+
+            async def call(number: int) -> None:
+                answer = await node.call(f"patient/k{number}", str(held.file))
+                if answer.status == 429:
+                    refused.append(refusal(answer))
+                else:
+                    accepted.append(answer)
+
+            async with trio.open_nursery() as nursery:
+                for number in range(30):
+                    nursery.start_soon(call, number)
+                with trio.fail_after(20):
+                    while len(refused) < 20:  # noqa: ASYNC110 (it grows)
+                        await trio.sleep(0.01)
+                await held.until_live(11)
+                row.fired(f"{len(refused)} refused: {refused[0]}")
+                assert "limits.in_flight" in refused[0]
+                assert await metric(node, 'queue_refusals_total{queue="states"}') == 20
+                assert (await node.call("counter/k/add", 1)).status == 200
+                held.let_go()
+            assert [answer.status for answer in accepted] == [200] * 10
+            for number in range(30):
+                assert (await node.call(f"patient/k{number}", str(held.file))).status == 200
+            row.recovered()
+
+
 OVERLOADED = f"""
 [functions.sleeper]
 command = ["{PYTHON}", "-c", '''

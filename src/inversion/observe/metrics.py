@@ -54,6 +54,7 @@ class FunctionCounters:
     starts: int = 0  #: processes started
     deaths: int = 0  #: processes that ended without being told to
     timeouts: int = 0  #: processes ended because of the function's timeout
+    states_refused: int = 0  #: turns over limits.in_flight, by their states
     stderr_lines: int = 0
     stray_lines: int = 0  #: stdout lines that were no frames
     latency: Latency = attrs.field(factory=Latency)

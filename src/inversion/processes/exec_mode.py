@@ -15,12 +15,11 @@ import trio
 
 from inversion.config import Function, Limits
 from inversion.errors import Abandoned, Code, RuntimeBroken
-from inversion.gate import Gate
 from inversion.messages import SILENT, Hello, MessageIn, Turn
 from inversion.observe.metrics import FunctionCounters
 from inversion.processes.child import CannotStart, Recipe
 from inversion.processes.exec_call import ExecCall
-from inversion.processes.flight import Flight, Generation
+from inversion.processes.flight import Flight, Generation, WaitingRoom
 from inversion.processes.lines_mode import ProcessView
 from inversion.processes.log_lines import LogLine
 from inversion.processes.spawners import Spawners
@@ -55,7 +54,7 @@ class ExecPool:
         self._watch = watch
         self._log_line = log_line
         self._counters = counters
-        self._waiting: Gate[MessageIn, Flight] = Gate()
+        self._waiting = WaitingRoom(function.name, limits.in_flight_bytes, counters)
         self._calls: set[ExecCall] = set()
         self._recipe: Recipe | None = None
         self._looked_up_s = 0.0
@@ -95,6 +94,7 @@ class ExecPool:
             raise RuntimeBroken(Code.NO_RUNTIME, self.problem, retry_after_s=5)
         if not self._waiting.waiting and len(self._calls) < self.function.processes.max:
             return self._start(message)
+        self._waiting.admit(message)
         return await self._waiting.wait(message)
 
     def begun_s(self, turn: Turn) -> float | None:

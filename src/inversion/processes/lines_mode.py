@@ -17,12 +17,11 @@ import trio
 
 from inversion.config import Function, HelloRule, Limits
 from inversion.errors import Abandoned, Code, RuntimeBroken
-from inversion.gate import Gate
 from inversion.messages import SILENT, Hello, MessageIn, Turn
 from inversion.observe.metrics import FunctionCounters
 from inversion.processes.child import CannotStart, Failure, Recipe
 from inversion.processes.crashes import Crashes
-from inversion.processes.flight import Flight, Generation
+from inversion.processes.flight import Flight, Generation, WaitingRoom
 from inversion.processes.log_lines import LogLine
 from inversion.processes.spawners import Spawners
 from inversion.processes.worker import Worker
@@ -69,8 +68,8 @@ class LinesPool:
         self._counters = counters
         self._roster: Roster[Worker] = Roster(function.processes, function.idle_s)
         self._crashes = Crashes(function.name, self._roster.seats)
-        self._waiting: Gate[MessageIn, Flight] = Gate()
-        self._waiting_alone: Gate[MessageIn, Flight] = Gate()
+        self._waiting = WaitingRoom(function.name, limits.in_flight_bytes, counters)
+        self._waiting_alone = WaitingRoom(function.name, limits.in_flight_bytes, counters)
         self._waits_since_s: float | None = None  # since when something has been waiting all the time
         self._assign_due = False
         self._looked_up_s = 0.0
@@ -134,6 +133,7 @@ class LinesPool:
             raise self._shutting_down()
         self._refuse_hopeless()
         gate = self._waiting_alone if message.exclusive else self._waiting
+        gate.admit(message)
         self._assign_soon()  # when this walk is parked
         return await gate.wait(message)
 
