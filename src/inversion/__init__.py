@@ -68,6 +68,8 @@ The modules in reading order. A module imports only what stands above it in this
     reload.reloader     new processes in, old ones drained
     app                 the composition root
     cli.printing        what the commands print, and how they end
+    privacy             what functions cannot read of the node
+    cli.secret          from the environment or a file
     cli.door            the admin door from outside
     cli.asking          invoke, state get, health
     cli.migrating       migrate

@@ -6,8 +6,9 @@ import os
 def main() -> None:
     """Run the command; as PID 1 with an init before it."""
     if os.getpid() == 1:
-        from inversion import pid_one
+        from inversion import pid_one, privacy
 
+        privacy.keep_memory_private()  # the init has the same environment
         pid_one.become_two()
     from inversion import cli  # after the fork: the init needs none of it
 

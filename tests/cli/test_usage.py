@@ -11,7 +11,7 @@ import attrs
 import pytest
 from click.testing import CliRunner, Result
 
-from inversion import __version__, app
+from inversion import __version__, app, privacy
 from inversion.app import Options
 from inversion.cli import inversion
 from inversion.config import Config, Mode
@@ -41,6 +41,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Config, Options]]:
         return True
 
     monkeypatch.setattr(app, "serve", serve, raising=False)
+    monkeypatch.setattr(privacy, "keep_memory_private", lambda: None)  # it is the tests' own process
     return calls
 
 
@@ -109,6 +110,29 @@ def test_dev_has_the_documented_defaults(served: list[tuple[Config, Options]], p
     assert (options.host, options.port, options.admin_port) == ("127.0.0.1", 8080, 9080)
 
 
+def test_a_database_url_may_come_from_a_file_and_is_never_shown(
+    served: list[tuple[Config, Options]], project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "url").write_text("postgres://file\n")
+    monkeypatch.setenv("INVERSION_DATABASE_URL_FILE", str(project / "url"))
+    assert run("serve").exit_code == 0
+    monkeypatch.setenv("DATABASE_URL", "postgres://env")
+    assert run("serve").exit_code == 0
+    assert [options.database_url for _, options in served] == ["postgres://file", "postgres://env"]
+    assert "postgres://" not in run("serve", "--help").stdout
+
+
+@pytest.mark.parametrize("command", ["serve", "migrate"])
+def test_a_secret_s_file_that_cannot_be_read_is_named(
+    project: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("INVERSION_DATABASE_URL_FILE", str(project / "absent"))
+    result = run(command)
+    assert result.exit_code == 2
+    assert "INVERSION_DATABASE_URL_FILE" in result.stderr
+    assert "No such file" in result.stderr
+
+
 def test_flags_beat_environment(
     served: list[tuple[Config, Options]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +181,7 @@ def test_what_keeps_the_node_from_starting_is_exit_3(monkeypatch: pytest.MonkeyP
         raise app.StartError("port 8080 is taken: choose another with --port")
 
     monkeypatch.setattr(app, "serve", serve, raising=False)
+    monkeypatch.setattr(privacy, "keep_memory_private", lambda: None)  # it is the tests' own process
     result = run("dev")
     assert result.exit_code == 3
     assert "inversion: port 8080 is taken" in result.stderr

@@ -14,6 +14,7 @@ import click
 from inversion import json_text
 from inversion.cli.door import Door, NoServer, Reply, target
 from inversion.cli.printing import EXIT_ABSENT, EXIT_ANSWER, fail, json_option, write_bytes
+from inversion.cli.secret import admin_token
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
@@ -30,20 +31,6 @@ def door_option(command: FunctionT) -> FunctionT:
         help="The server's admin door; default: the socket .inversion/admin.sock here or above. "
         "The token comes from INVERSION_ADMIN_TOKEN or INVERSION_ADMIN_TOKEN_FILE.",
     )(command)
-
-
-def admin_token() -> str | None:
-    """The token that all nodes share, from the environment or a file that it names. Raises UsageError."""
-    token = os.environ.get("INVERSION_ADMIN_TOKEN")
-    if token:
-        return token
-    file = os.environ.get("INVERSION_ADMIN_TOKEN_FILE")
-    if not file:
-        return None
-    try:
-        return Path(file).read_text(encoding="utf-8").strip() or None
-    except (OSError, UnicodeDecodeError) as error:
-        raise click.UsageError(f"INVERSION_ADMIN_TOKEN_FILE={file} cannot be read: {error}") from None
 
 
 @click.command()

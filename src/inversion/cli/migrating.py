@@ -6,15 +6,11 @@ import click
 
 from inversion import json_text
 from inversion.cli.printing import EXIT_ABSENT, EXIT_ANSWER, fail, json_option
+from inversion.cli.secret import database_option
 
 
 @click.command()
-@click.option(
-    "--database-url",
-    envvar=["INVERSION_DATABASE_URL", "DATABASE_URL"],
-    metavar="URL",
-    help="The database. [env: DATABASE_URL]",
-)
+@database_option
 @click.option("--print", "print_only", is_flag=True, help="Print the SQL, for a DBA; touches no database.")
 @json_option
 def migrate(database_url: str | None, print_only: bool, as_json: bool) -> None:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from inversion import open_files
-from inversion.cli.asking import admin_token
+from inversion import open_files, privacy
 from inversion.cli.printing import EXIT_ABSENT, EXIT_ANSWER, EXIT_USAGE, fail, json_option, write_table
+from inversion.cli.secret import admin_token, database_option
 from inversion.config import Config, Mode
 from inversion.config_file import FILE_NAME, ConfigError, load
 
@@ -59,12 +59,7 @@ def _serving_options(command: FunctionT) -> FunctionT:
             show_default=True,
             help="Health, metrics, commands.",
         ),
-        click.option(
-            "--database-url",
-            envvar=["INVERSION_DATABASE_URL", "DATABASE_URL"],
-            metavar="URL",
-            help="A PostgreSQL.  [env: DATABASE_URL]",
-        ),
+        database_option,
         click.option(
             "--config",
             "config_path",
@@ -171,6 +166,8 @@ def _run(
         logs.configure(logs.Style.JSON, sys.stdout)
     else:
         logs.configure(logs.Style.READABLE, sys.stderr)
+    if not dev:  # on a laptop there is no secret, but perhaps a debugger
+        privacy.keep_memory_private()
     files = open_files.raise_limit()
     if files < config.limits.connections:
         logs.get_logger("cli").warning(
