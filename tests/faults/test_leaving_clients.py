@@ -11,10 +11,11 @@ import orjson
 import pytest
 import trio
 from front_door import Client, post
-from ledger import JOURNAL, Ledger, connect
+from ledger import Ledger, connect
 
 from fix_matrix import Row
 from fix_node import LiveNode, StartNode
+from fix_outage import JOURNAL
 
 
 async def metric(node: LiveNode, name: str) -> int:
