@@ -280,7 +280,7 @@ class _Node:
         if self._calls.draining:
             reasons.append("draining")
         if not self._store.available:
-            reasons.append("no database connection")
+            reasons.append("no database connection, or no answer from it")
         return reasons
 
     def _tally(self, code: Code) -> None:

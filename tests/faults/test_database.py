@@ -36,7 +36,7 @@ async def test_calls_wait_out_a_killed_server_to_their_deadline_and_succeed_once
     own_server: Server, serve_node: ServeNode, row: Row
 ) -> None:
     ledger = Ledger()
-    with serve_node(own_server.url, "--migrate") as command, trio.fail_after(50):
+    with serve_node(own_server.url, "--migrate") as command, trio.fail_after(50 * row.times):
         async with ledger.load(command.url, b"Inversion-Timeout: 700ms"):
             for _ in range(row.times):
                 await ledger.more(150)
@@ -70,7 +70,7 @@ async def test_terminated_backends_cost_time_and_nothing_else(
     own_server: Server, serve_node: ServeNode, row: Row
 ) -> None:
     ledger = Ledger()
-    with serve_node(own_server.url, "--migrate") as command, trio.fail_after(50):
+    with serve_node(own_server.url, "--migrate") as command, trio.fail_after(50 * row.times):
         async with ledger.load(command.url):
             for _ in range(row.times):
                 for _ in range(5):
@@ -98,7 +98,7 @@ async def test_a_killed_backend_takes_all_others_along_and_nothing_is_lost(
     own_server: Server, serve_node: ServeNode, row: Row
 ) -> None:
     ledger = Ledger()
-    with serve_node(own_server.url, "--migrate") as command, trio.fail_after(50):
+    with serve_node(own_server.url, "--migrate") as command, trio.fail_after(50 * row.times):
         async with ledger.load(command.url):
             for _ in range(row.times):
                 await ledger.more(100)
@@ -135,7 +135,7 @@ async def test_a_loop_of_restarts_costs_time_and_nothing_else(
     own_server: Server, serve_node: ServeNode, row: Row
 ) -> None:
     ledger = Ledger()
-    with serve_node(own_server.url, "--migrate") as command, trio.fail_after(55):
+    with serve_node(own_server.url, "--migrate") as command, trio.fail_after(55 * row.times):
         async with ledger.load(command.url):
             for _ in range(row.times):
                 for how in (signal.SIGINT, signal.SIGQUIT, signal.SIGINT, signal.SIGQUIT):
@@ -150,7 +150,7 @@ async def test_a_loop_of_restarts_costs_time_and_nothing_else(
     ledger.check(own_server.url)
 
 
-@pytest.mark.fault("D6", "SIGSTOP of every backend for two seconds")
+@pytest.mark.fault("D6", "SIGSTOP of every backend until the node says that it is not ready")
 async def test_a_stalled_database_fills_bounded_queues_and_drains_when_it_goes_on(
     own_server: Server, serve_node: ServeNode, journal_folder: Path, row: Row
 ) -> None:
@@ -158,7 +158,7 @@ async def test_a_stalled_database_fills_bounded_queues_and_drains_when_it_goes_o
     (journal_folder / "inversion.toml").write_text(f"{JOURNAL}\n[limits]\n{limits}\n")
     ledger = Ledger()
     keys = [f"k{n}" for n in range(40)]
-    with serve_node(own_server.url, "--migrate") as command, trio.fail_after(50):
+    with serve_node(own_server.url, "--migrate") as command, trio.fail_after(50 * row.times):
         async with ledger.load(command.url, b"Inversion-Timeout: 600ms", keys=keys):
             for _ in range(row.times):
                 await ledger.more(100)
@@ -170,7 +170,9 @@ async def test_a_stalled_database_fills_bounded_queues_and_drains_when_it_goes_o
                 with trio.fail_after(10):
                     while not all(stopped(pid) for pid in backends):  # noqa: ASYNC110 (other processes)
                         await trio.sleep(0.005)
-                await trio.sleep(2.0)  # the fault is that it lasts
+                with trio.fail_after(8):
+                    while (await command.admin("/readyz")).status == 200:  # noqa: ASYNC110 (another process)
+                        await trio.sleep(0.05)
                 told = ledger.told(stopped_s)
                 assert memory_bytes(command.process.pid) - held_bytes < 16 << 20
                 for pid in backends:
@@ -220,7 +222,7 @@ async def test_a_server_without_a_free_connection_is_not_stormed(
     )
     app_url = make_conninfo(server.url, user="app")
     ledger = Ledger()
-    with serve_node(app_url) as command, trio.fail_after(55):
+    with serve_node(app_url) as command, trio.fail_after(55 * row.times):
         async with ledger.load(command.url, b"Inversion-Timeout: 500ms"):
             for _ in range(row.times):
                 await ledger.more(100)
@@ -265,7 +267,7 @@ async def test_a_server_that_became_read_only_is_unavailable_until_it_is_not(
     own_server: Server, serve_node: ServeNode, row: Row
 ) -> None:
     ledger = Ledger()
-    with serve_node(own_server.url, "--migrate") as command, trio.fail_after(55):
+    with serve_node(own_server.url, "--migrate") as command, trio.fail_after(55 * row.times):
         async with ledger.load(command.url, b"Inversion-Timeout: 500ms"):
             for _ in range(row.times):
                 await ledger.more(100)
@@ -329,7 +331,7 @@ async def test_locks_of_others_cost_time_and_nothing_else(
     own_server.ask("ALTER SYSTEM SET deadlock_timeout = '20ms'")  # before our lock_timeout of 300 ms
     own_server.ask("SELECT pg_reload_conf()")
     ledger = Ledger()
-    with serve_node(own_server.url, "--migrate") as command, trio.fail_after(50):
+    with serve_node(own_server.url, "--migrate") as command, trio.fail_after(50 * row.times):
         async with ledger.load(command.url):
             await ledger.more(100)
             for _ in range(row.times):

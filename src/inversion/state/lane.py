@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from time import perf_counter
 from typing import Final, TypeVar
 
 import trio
@@ -27,6 +28,8 @@ Log = Callable[[str], None]
 
 _FIRST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 1.0
+#: A statement takes milliseconds: after this the database is stalled, and others had better not count on it.
+_SILENCE_S: Final = 3.0
 #: Of one outage; a server may find ever new words.
 _MOST_SENTENCES: Final = 20
 
@@ -119,6 +122,15 @@ class Lane:
     @property
     def up(self) -> bool:
         return self._connection is not None and not self._connection.closed
+
+    @property
+    def answers(self) -> bool:
+        """Whether it is up and, if something was asked, not silent for long."""
+        connection = self._connection
+        if connection is None or connection.closed:
+            return False
+        asked_s = connection.deadline_s - self._settings.reply_timeout_s
+        return self._idle or perf_counter() < asked_s + _SILENCE_S
 
     async def connected(self, bridge: Bridge) -> Connection:
         """For a walk: the connection, opened anew if need be; tries until there is one."""

@@ -82,7 +82,7 @@ class PostgresStore:
     @property
     def available(self) -> bool:
         """Whether turns can be loaded and committed."""
-        return any(lane.up for lane in self._load_lanes) and any(lane.up for lane in self._commit_lanes)
+        return all(any(lane.answers for lane in lanes) for lanes in (self._load_lanes, self._commit_lanes))
 
     @property
     def waiting(self) -> int:
