@@ -38,6 +38,7 @@ The modules in reading order. A module imports only what stands above it in this
     state.sweeper       forgets what nobody may ask for any more
     state.store         loads and commits in batches
     processes.log_lines what a child prints that is no frame
+    processes.noise     what that may cost the loop
     processes.spawner_process  a process that starts every child and outlives none
     processes.left_behind  what a killed spawner left behind
     processes.spawner   the node's side of one spawner

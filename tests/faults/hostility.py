@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,9 @@ from typing import Any
 import orjson
 import pytest
 import trio
-from front_door import Answer
+from front_door import Answer, get
 
-from fix_node import PYTHON, RUNTIMES
+from fix_node import PYTHON, RUNTIMES, LiveNode
 
 FUNCTIONS = Path(__file__).parent.parent / "functions"
 COMMANDS = {
@@ -64,6 +65,15 @@ def said(answer: Answer) -> tuple[int, str, str]:
     """(status, code, outcome) of a problem."""
     body = problem(answer)
     return answer.status, body["code"], body["outcome"]
+
+
+async def lines_logged(node: LiveNode, stream: str, name: str = "hostile") -> int:
+    """How many lines of it the node has logged."""
+    text = (await node.send(get(b"/metrics"), admin=True)).body.decode()
+    (count,) = re.findall(
+        rf'^inversion_function_{stream}_lines_total{{function="{name}"}} (\S+)$', text, re.M
+    )
+    return int(float(count))
 
 
 def alive(pid: int) -> bool:

@@ -161,7 +161,7 @@ async def test_a_process_that_spins_is_ended_at_its_timeout_and_the_loop_goes_on
             answers = []
 
             async def call(answers=answers):
-                answers.append(await node.call("hostile/k/spins", 0))
+                answers.append(await node.call("hostile/k/spins", {}))
 
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(call)

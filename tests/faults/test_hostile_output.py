@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import random
-import re
 
 import pytest
-from front_door import get
 from hostility import (
     NEIGHBOURS,
     alive,
     hostile,
     in_each_language,
     lines,
+    lines_logged,
     problem,
     resident_bytes,
     said,
@@ -61,15 +60,6 @@ GARBAGE = [
     b"\x1b[2J\x1b]0;title\x07",
     b"HTTP/1.1 200 OK\r",
 ]
-
-
-async def lines_logged(node, stream, name="hostile"):
-    """How many lines of it the node has logged."""
-    text = (await node.send(get(b"/metrics"), admin=True)).body.decode()
-    (count,) = re.findall(
-        rf'^inversion_function_{stream}_lines_total{{function="{name}"}} (\S+)$', text, re.M
-    )
-    return int(float(count))
 
 
 @in_each_language
@@ -207,7 +197,7 @@ async def test_an_endless_line_ends_its_process_and_takes_no_memory(language, ro
             hostile_pid = int((await node.call("hostile/k/pid", 1)).body)
             assert (await node.call("neighbour/get", 0)).status == 200
             before_bytes = resident_bytes(node.process.pid)
-            answer = await node.call("hostile/k/endless", 100_000_000)
+            answer = await node.call("hostile/k/endless", {"bytes": 100_000_000})
             assert said(answer) == (502, "protocol_error", "not_applied"), answer.body
             assert f"more than {Limits().frame_bytes} bytes" in problem(answer)["detail"]
             row.fired("the limit of a line was met")
@@ -226,7 +216,7 @@ async def test_an_endless_answer_fails_its_call_alone_and_takes_no_memory(langua
         before = (await node.call("hostile/k/pid", 1)).body
         for _ in range(row.times):
             before_bytes = resident_bytes(node.process.pid)
-            answer = await node.call("hostile/k/endless_answer", 100_000_000)
+            answer = await node.call("hostile/k/endless_answer", {"bytes": 100_000_000})
             assert said(answer) == (502, "response_too_large", "not_applied"), answer.body
             row.fired(problem(answer)["detail"])
             assert (await node.call("hostile/k/pid", 1)).body == before  # behind the other 96 MB

@@ -1,12 +1,13 @@
 // A function that breaks the wire as its handler's name says; `well` keeps it. hostile.py is its twin.
 //
 // The wire by hand, for no shim would write this. Flags are for what a process does before it is asked:
-// `--deaf` never reads, `--hello` says hello, `--unasked` answers first. Everything is synchronous.
+// `--deaf` never reads, `--hello` says hello, `--unasked` answers first. How much is `{"bytes": n}` or
+// `{"for_s": seconds}` in the message. Everything is synchronous.
 
 const fs = require("fs")
 const zlib = require("zlib")
 
-const CHUNK = Buffer.alloc(65_536, "x")
+const CHUNK = "x".repeat(65_536)
 const before = []
 
 function write(data, file = 1) {
@@ -21,8 +22,11 @@ function sleep(ms) {
   if (ms > 0) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms)
 }
 
-function repeat(chunk, bytes, file) {
-  for (let n = Math.floor(bytes / chunk.length); n > 0; n--) write(chunk, file)
+function writeMuch(text, message, file) {
+  const chunk = Buffer.from(text)
+  const end = performance.now() + (message.for_s ?? 600) * 1_000
+  let left = message.bytes ?? Infinity
+  for (; left >= chunk.length && performance.now() < end; left -= chunk.length) write(chunk, file)
 }
 
 const handlers = {
@@ -92,25 +96,30 @@ const handlers = {
     say({ id: fs.readFileSync(message, "utf8"), response: "stolen", state: "stolen" })
     sleep(600_000)
   },
-  // So many bytes without a newline and without an id.
+  // Much without a newline and without an id.
   endless(id, message) {
-    repeat(CHUNK, message)
+    writeMuch(CHUNK, message)
     sleep(600_000)
   },
-  // A right answer of so many bytes.
+  // A right answer that is long.
   endless_answer(id, message) {
     write(Buffer.from(`{"id":"${id}","response":"`))
-    repeat(CHUNK, message)
+    writeMuch(CHUNK, message)
     write(Buffer.from('"}\n'))
   },
-  // So many bytes of lines on stderr, then the answer.
+  // Many lines on stderr, then the answer.
   floods_stderr(id, message) {
-    repeat(Buffer.from("\x1b[31mno, no, no, no\x07\n".repeat(3_000)), message, 2)
+    writeMuch("\x1b[31mno, no, no, no\x07\n".repeat(1_000), message, 2)
     say({ id, response: message })
   },
-  // So many bytes of lines on stdout that are no frames, then the answer.
+  // Many lines on stdout that are no frames, then the answer.
   floods_stdout(id, message) {
-    repeat(Buffer.from("y\n".repeat(32_768)), message)
+    writeMuch("y\n".repeat(8_192), message)
+    say({ id, response: message })
+  },
+  // As before, with lines that begin like one and are none.
+  floods_almost_frames(id, message) {
+    writeMuch('{"id":"x",\n'.repeat(1_000), message)
     say({ id, response: message })
   },
   closes_stdout() {
@@ -123,8 +132,14 @@ const handlers = {
     say({ id, response: message })
     sleep(600_000)
   },
-  spins() {
-    for (;;);
+  slow(id, message) {
+    sleep(message.for_s * 1_000)
+    say({ id, response: message })
+  },
+  spins(id, message) {
+    const end = performance.now() + (message.for_s ?? 600) * 1_000
+    while (performance.now() < end);
+    say({ id, response: message })
   },
 }
 

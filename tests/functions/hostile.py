@@ -1,7 +1,8 @@
 """A function that breaks the wire as its handler's name says; `well` keeps it. hostile.js is its twin.
 
 The wire by hand, for no shim would write this. Flags are for what a process does before it is asked:
-`--deaf` never reads, `--hello` says hello, `--unasked` answers first.
+`--deaf` never reads, `--hello` says hello, `--unasked` answers first. How much is `{"bytes": n}` or
+`{"for_s": seconds}` in the message.
 """
 
 import base64
@@ -20,6 +21,14 @@ def write(data, file=1):
     left = memoryview(data)
     while left:
         left = left[os.write(file, left) :]
+
+
+def write_much(chunk, message, file=1):
+    end_s = time.monotonic() + message.get("for_s", 600)
+    left = message.get("bytes", 1 << 60)
+    while left >= len(chunk) and time.monotonic() < end_s:
+        write(chunk, file)
+        left -= len(chunk)
 
 
 def say(frame):
@@ -60,8 +69,19 @@ def dribble(id, message, frame):
         time.sleep(0.001)
 
 
+def floods_almost_frames(id, message, frame):
+    """As before, with lines that begin like one and are none."""
+    write_much(b'{"id":"x",\n' * 1_000, message)
+    say({"id": id, "response": message})
+
+
 def never(id, message, frame):
     time.sleep(600)
+
+
+def slow(id, message, frame):
+    time.sleep(message["for_s"])
+    say({"id": id, "response": message})
 
 
 def ignores_term(id, message, frame):
@@ -119,33 +139,27 @@ def anothers_id(id, message, frame):
 
 
 def endless(id, message, frame):
-    """So many bytes without a newline and without an id."""
-    for _ in range(message // len(CHUNK)):
-        write(CHUNK)
+    """Much without a newline and without an id."""
+    write_much(CHUNK, message)
     time.sleep(600)
 
 
 def endless_answer(id, message, frame):
-    """A right answer of so many bytes."""
+    """A right answer that is long."""
     write(b'{"id":"%b","response":"' % id.encode())
-    for _ in range(message // len(CHUNK)):
-        write(CHUNK)
+    write_much(CHUNK, message)
     write(b'"}\n')
 
 
 def floods_stderr(id, message, frame):
-    """So many bytes of lines on stderr, then the answer."""
-    chunk = b"\x1b[31mno, no, no, no\x07\n" * 3_000
-    for _ in range(message // len(chunk)):
-        write(chunk, 2)
+    """Many lines on stderr, then the answer."""
+    write_much(b"\x1b[31mno, no, no, no\x07\n" * 1_000, message, 2)
     say({"id": id, "response": message})
 
 
 def floods_stdout(id, message, frame):
-    """So many bytes of lines on stdout that are no frames, then the answer."""
-    chunk = b"y\n" * 32_768
-    for _ in range(message // len(chunk)):
-        write(chunk)
+    """Many lines on stdout that are no frames, then the answer."""
+    write_much(b"y\n" * 8_192, message)
     say({"id": id, "response": message})
 
 
@@ -162,8 +176,10 @@ def closes_stdin(id, message, frame):
 
 
 def spins(id, message, frame):
-    while True:
+    end_s = time.monotonic() + message.get("for_s", 600)
+    while time.monotonic() < end_s:
         pass
+    say({"id": id, "response": message})
 
 
 before = []

@@ -24,6 +24,7 @@ import attrs
 
 from inversion.config import Function
 from inversion.processes.log_lines import LogLine, LogLines
+from inversion.processes.noise import LogPipe
 from inversion.processes.spawner import Confinement, Spawner, Start
 from inversion.processes.spawner_process import AT_FOLDER
 from inversion.processes.spawners import Spawners
@@ -36,7 +37,6 @@ _LOWEST_FILE: Final = 16
 #: A pipe of the kernel's usual maximum: a batch of frames fits into one write.
 _PIPE_BYTES: Final = 1 << 20
 READ_BYTES: Final = 1 << 18
-_STDERR_READ_BYTES: Final = 16 << 10
 #: After stdin was closed: most programs leave at once, `sleep` never.
 FAREWELL_S: Final = 1.0
 #: Read after an exit: what a full pipe may hold. A grandchild that still writes cannot keep us.
@@ -224,7 +224,7 @@ class Child:
             os.close(file)
         for file in (self.stdin, self.stdout, self._stderr):
             os.set_blocking(file, False)
-        watch.add(self._stderr, self._drain_stderr)
+        self._log_pipe = LogPipe(watch, self._stderr, self.stderr)
 
     # -- spawner.Spawned ---------------------------------------------------------------------------------
 
@@ -287,6 +287,7 @@ class Child:
 
     def sweep(self, now_s: float) -> None:
         """Do what is due of the farewell."""
+        self._log_pipe.sweep(now_s)
         if self._kill_at_s is not None:
             if now_s >= self._kill_at_s:
                 self.kill()
@@ -305,15 +306,9 @@ class Child:
 
     def _close_stderr(self) -> None:
         if self._stderr >= 0:
+            self._log_pipe.stop()
             self._watch.close_file(self._stderr)
             self._stderr = -1
-
-    def _drain_stderr(self) -> None:
-        data = read_some(self._stderr, _STDERR_READ_BYTES)
-        if data:
-            self.stderr.feed(data, perf_counter())
-        elif data is not None:
-            self._close_stderr()
 
     def _signal_group(self, number: signal.Signals) -> None:
         if self.exit is None:

@@ -15,8 +15,8 @@ LogLine = Callable[[str, str, str], None]
 LINE_BYTES: Final = 8 << 10
 #: A function that prints in a loop must not become the node's main work.
 SECOND_BYTES: Final = 64 << 10
-#: What the shortest line counts for: a log line costs more than its text.
-_LEAST_BYTES: Final = 16
+#: What the shortest line counts for: a log line takes more room and work than its text.
+_LEAST_BYTES: Final = 64
 #: Enough for a traceback's end in a problem body.
 TAIL_BYTES: Final = 4 << 10
 
@@ -39,6 +39,10 @@ class LogLines:
     def tail(self) -> str:
         """The last 4 KiB."""
         return self._tail.decode(errors="replace").strip()
+
+    def is_full(self, now_s: float) -> bool:
+        """Is this second's worth used up?"""
+        return self._second_bytes >= SECOND_BYTES and now_s - self._second_began_s < 1.0
 
     def feed(self, data: bytes, now_s: float) -> None:
         """Bytes as they were read."""
@@ -63,6 +67,11 @@ class LogLines:
                 self._dropped_bytes += sum(map(len, texts[number:]))
                 return
             self._emit(text)
+
+    def sweep(self, now_s: float) -> None:
+        """Time has passed: what was dropped is told though nothing more may come."""
+        if self._dropped_bytes:
+            self._turn_second(now_s)
 
     def end(self) -> None:
         """The stream is over: what has no newline is a line too."""

@@ -28,6 +28,7 @@ from inversion.processes.child import (
 )
 from inversion.processes.flight import Flight
 from inversion.processes.log_lines import LogLine, LogLines
+from inversion.processes.noise import PASS_S, LogPipe, Noise
 from inversion.protocol.conversation import Answered, Conversation, Life, Said, Stray
 from inversion.protocol.roster import Seat
 from inversion.watch import WRITABLE, Watch
@@ -36,9 +37,11 @@ from inversion.watch import WRITABLE, Watch
 HELLO_S: Final = 10.0
 #: A process that closed a pipe of the conversation has this long to exit.
 CLOSED_S: Final = 1.0
-#: More log lines than that in one read, and less is read at a time: the loop has others to serve.
-FLOOD_LINES: Final = 256
-FLOOD_READ_BYTES: Final = 4 << 10
+#: Read at a time from a process that is not known yet: more while nothing but frames comes, less after a
+#: read of lines that are none and took too long.
+_FIRST_READ_BYTES: Final = 16 << 10
+_NOISY_READ_BYTES: Final = 64 << 10
+_LEAST_READ_BYTES: Final = 256
 
 
 class Host(Protocol):
@@ -73,12 +76,13 @@ class Worker(Seat):
         self._end_by_s: float | None = None
         self._end = "its process is still there"
         self._busy_since_s = 0.0
-        self._flooding = False
+        self._read_bytes = _FIRST_READ_BYTES
         self.dismissed = False  #: it was told to leave
         self.overdue = False  #: its required hello did not come in time
         self.probe = False  #: it was started to see whether its function works again
         self.answered = 0
         self.strays = 0
+        self._log_pipe: LogPipe | None = None  # of stdout, when frames come on fd 3
         self._stdout = LogLines(function.name, "stdout", log_line)
         self.child = self._start(recipe, log_line)
         self._learn()
@@ -97,9 +101,10 @@ class Worker(Seat):
                     os.close(theirs)
                 undo.pop_all()
             os.set_blocking(self._frames, False)
-            self._watch.add(child.stdout, self._drain_stdout)
+            self._log_pipe = LogPipe(self._watch, child.stdout, self._stdout)
         widen_pipe(child.stdin)
         widen_pipe(self._frames)
+        self._noise = Noise(self._watch, self._frames)
         self._watch.add(self._frames, self._read)
         return child
 
@@ -161,19 +166,14 @@ class Worker(Seat):
     # -- answers in --------------------------------------------------------------------------------------
 
     def _read(self) -> None:
-        data = read_some(self._frames, FLOOD_READ_BYTES if self._flooding else READ_BYTES)
+        data = read_some(self._frames, self._read_bytes)
         if data:
+            if len(data) == self._read_bytes:  # there is more
+                self._read_bytes = min(2 * len(data), _NOISY_READ_BYTES if self.strays else READ_BYTES)
             self._hear(data)
         elif data is not None:
             self._watch.remove(self._frames)
             self._must_end_soon()
-
-    def _drain_stdout(self) -> None:
-        data = read_some(self.child.stdout)
-        if data:
-            self._stdout.feed(data, perf_counter())
-        elif data is not None:
-            self.child.close_stdout()
 
     def _hear(self, data: bytes) -> None:
         now_s = perf_counter()
@@ -194,7 +194,8 @@ class Worker(Seat):
                 said = True
             else:
                 broken = event.reason
-        self._flooding = self.strays - strays > FLOOD_LINES
+        if self.strays != strays or (not events and conversation.is_wasted):
+            self._pay(len(data), perf_counter() - now_s, answered=bool(settled))
         if said and self._flights:
             # It could not begin before it was up: starting is not counted as work.
             self.head_began_s = self._busy_since_s = now_s
@@ -224,6 +225,13 @@ class Worker(Seat):
             self.exclusive = False
             self.idle_since_s = now_s
 
+    def _pay(self, data_bytes: int, took_s: float, *, answered: bool) -> None:
+        """It was noise: such a pass has to be short. One that brought an answer is paid for by that."""
+        if not answered:
+            self._noise.spend(took_s)
+        if took_s > PASS_S:
+            self._read_bytes = max(int(data_bytes * PASS_S / took_s), _LEAST_READ_BYTES)
+
     def _stray(self, lines: Sequence[bytes], now_s: float) -> None:
         first = not self.strays
         self.strays += len(lines)
@@ -251,6 +259,10 @@ class Worker(Seat):
     def sweep(self, now_s: float) -> None:
         """Time has passed: hello, timeout, farewell."""
         self.child.sweep(now_s)
+        self._noise.sweep(now_s, self._read)
+        self._stdout.sweep(now_s)
+        if self._log_pipe is not None:
+            self._log_pipe.sweep(now_s)
         if self.life is Life.GONE:
             return
         if self._end_by_s is not None and now_s >= self._end_by_s:
@@ -332,12 +344,15 @@ class Worker(Seat):
         assert exit_ is not None
         if left := read_left(self._frames):
             self._hear(left)
+        self._noise.stop()
         if self.life is not Life.GONE:
             self._end = f"its process ended with {exit_}"
         if torn_bytes := self._conversation.end():
             self._note(f"{torn_bytes} bytes without a newline at its end were thrown away")
         if self._function.channel is Channel.FD3:
             self._watch.close_file(self._frames)
+            if self._log_pipe is not None:
+                self._log_pipe.stop()
             if self.child.stdout >= 0 and (printed := read_left(self.child.stdout)):
                 self._stdout.feed(printed, perf_counter())
         self._stdout.end()

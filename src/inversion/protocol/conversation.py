@@ -55,6 +55,8 @@ LIFE: Final = {
 _HEAD_ID = re.compile(rb'\s*\{.*?"id"\s*:\s*"([^"\\]+)"', re.DOTALL)
 #: A line that begins with anything else is no frame: the lines of a flood are not parsed one by one.
 _MAY_OPEN_A_FRAME: Final = frozenset((b"{", b" ", b"\t", b"\r"))
+#: `{"hello":{}}`. An answer holds an id of ours, which is longer.
+_SHORTEST_FRAME_BYTES: Final = 12
 _ANSWER_FIELDS: Final = ("response", "error", "state", "delete", "effects", "answers")
 
 
@@ -130,7 +132,7 @@ class Conversation:
         for line in self._buffer.feed(data):
             if isinstance(line, OverLong):
                 event = self._over_long(line)
-            elif self._tolerant and line[:1] not in _MAY_OPEN_A_FRAME:
+            elif self._tolerant and (line[:1] not in _MAY_OPEN_A_FRAME or len(line) < _SHORTEST_FRAME_BYTES):
                 event = None
             else:
                 event = self._read(line)
@@ -148,6 +150,11 @@ class Conversation:
                 assert isinstance(line, bytes)
                 strays.append(line)
         return events
+
+    @property
+    def is_wasted(self) -> bool:
+        """What comes now is thrown away: the rest of an over-long line, or of a broken conversation."""
+        return self.life is Life.GONE or self._buffer.is_draining
 
     def leave(self) -> None:
         """No more messages go in; the answers that are due still come."""

@@ -39,14 +39,14 @@ class OverLong:
 class LineBuffer:
     """A byte stream cut at 0x0A only. Bytes are searched once; what is held is bounded by the limit."""
 
-    __slots__ = ("_draining", "_head_bytes", "_held", "_limit_bytes", "held_bytes")
+    __slots__ = ("_head_bytes", "_held", "_limit_bytes", "held_bytes", "is_draining")
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
         self._head_bytes = min(HEAD_BYTES, limit_bytes)  # the same however the stream is chunked
         self._held: list[bytes] = []  # the unfinished line; no newline is in it
         self.held_bytes = 0  #: left at the end of the stream: a torn frame, never parsed
-        self._draining = False
+        self.is_draining = False  #: the rest of an over-long line is thrown away
 
     def feed(self, data: bytes) -> Sequence[bytes | OverLong]:
         """The lines that `data` finishes. An over-long one is reported as soon as it is over the limit."""
@@ -54,21 +54,21 @@ class LineBuffer:
         rest = pieces.pop()
         lines: Sequence[bytes | OverLong] = pieces
         if pieces:
-            if self._draining:
-                self._draining = False
+            if self.is_draining:
+                self.is_draining = False
                 del pieces[0]
             elif self._held:
                 pieces[0] = b"".join((*self._held, pieces[0]))
                 self._drop()
             if len(data) > self._limit_bytes or (pieces and len(pieces[0]) > self._limit_bytes):
                 lines = [self._bounded(line) for line in pieces]
-        if rest and not self._draining:
+        if rest and not self.is_draining:
             self._held.append(rest)
             self.held_bytes += len(rest)
             if self.held_bytes > self._limit_bytes:
                 lines = [*lines, OverLong(b"".join(self._held)[: self._head_bytes])]
                 self._drop()
-                self._draining = True
+                self.is_draining = True
         return lines
 
     def _drop(self) -> None:
