@@ -18,7 +18,7 @@ from inversion.errors import Code, Outcome, RequestRefused
 from inversion.gate import DirectGate, Walk
 from inversion.ids import new_id, new_seed
 from inversion.mailbox import Pool, PostOffice
-from inversion.messages import Address, Hello, Idempotency, Once, Request, Response, State
+from inversion.messages import Address, Condition, Hello, Idempotency, Once, Request, Response, State
 from inversion.observe.metrics import Counters
 
 
@@ -93,6 +93,7 @@ class Calls:
         timeout_s: float | None,
         trace: str | None,
         once: Once | None = None,
+        condition: Condition | None = None,
     ) -> tuple[str, Response]:
         """Run one call through the six steps: (request id, response). Raises RequestRefused at the door."""
         received_s = perf_counter()
@@ -119,10 +120,13 @@ class Calls:
             trace,
             caller.respond,
         )
+        if condition is not None:
+            if key is None:
+                raise RequestRefused(Code.BAD_REQUEST, "a call without a key has no version to compare")
+            request.condition = condition
         if once is not None:
-            request.idempotency = Idempotency(
-                f"c:{once.key}", request_hash(handler, request.body), once.waits
-            )
+            hash_ = request_hash(handler, condition, request.body)
+            request.idempotency = Idempotency(f"c:{once.key}", hash_, once.waits)
         self._office.post(request)
         response = caller.response or await _ANSWERS.wait(caller)
         counted = self._counters.functions[function]
@@ -155,9 +159,10 @@ class Calls:
         return checked
 
 
-def request_hash(handler: str, body: bytes) -> bytes:
-    """What a repeat of a keyed request must equal: the handler and the bytes of its body (storage.md)."""
-    return hashlib.sha256(b"%b\0\0%b" % (handler.encode(), body)).digest()
+def request_hash(handler: str, condition: Condition | None, body: bytes) -> bytes:
+    """What a repeat of a keyed request must equal: handler, condition and the bytes of its body."""
+    asked = "" if condition is None else f"{condition.versions}{condition.exists}"
+    return hashlib.sha256(b"%b\0%b\0%b" % (handler.encode(), asked.encode(), body)).digest()
 
 
 def rfc3339(unix_ms: int) -> str:

@@ -90,6 +90,8 @@ class Mailbox:
                 or request.alone
                 or requests[0].alone
                 or len(request.body) > room_bytes
+                or request.condition is not None
+                or requests[0].condition is not None
                 or _repeats_one_of(request, requests)
             ):
                 break

@@ -42,6 +42,19 @@ class Address(NamedTuple):
 
 
 @attrs.frozen(slots=True)
+class Condition:
+    """What must be true of the state before a call: If-Match or If-None-Match."""
+
+    versions: tuple[int, ...] = ()  #: one of these, if there are any
+    exists: bool | None = None  #: whether there must be a state at all; None: either will do
+
+    def holds(self, state: State) -> bool:
+        if self.versions and state.version not in self.versions:
+            return False
+        return self.exists is None or self.exists is (state.value is not None)
+
+
+@attrs.frozen(slots=True)
 class Once:
     """The caller's Idempotency-Key, and whether it waits while the first request with it runs."""
 
@@ -81,6 +94,7 @@ class Request:
     retries: int = 0  #: times the function asked to be run again
     alone: bool = False  #: after a death it runs with nothing else in its process
     idempotency: Idempotency | None = None
+    condition: Condition | None = None  #: then it is alone in its turn
     repeats: bool = False  #: its key was in flight when it came: look for the first one's answer
     turn: Turn | None = None  #: None while it waits in the mailbox
     answered: bool = False
@@ -183,6 +197,7 @@ class Answer:
     response: bytes | None = None  #: raw JSON (lines) or bytes (exec); None: `null` was meant
     error: FunctionError | None = None
     changed: bool = False  #: this message put or deleted the state: a version of its own
+    refusal: InversionError | None = None  #: ours: its condition did not hold, the function was not asked
 
 
 @attrs.define(slots=True, eq=False)

@@ -13,8 +13,8 @@ from time import perf_counter
 from typing import Protocol
 
 from inversion.errors import Abandoned, RetryAsked
-from inversion.messages import MessageIn, MessageOut, Recorded, Response, State, Stored, Turn
-from inversion.protocol.verdict import key_reused, retry_asked
+from inversion.messages import Answer, MessageIn, MessageOut, Recorded, Response, State, Stored, Turn
+from inversion.protocol.verdict import key_reused, retry_asked, version_mismatch
 
 
 class Store(Protocol):
@@ -37,8 +37,10 @@ async def transition(turn: Turn, store: Store, runtime: Runtime) -> None:
     state = await load_state(turn, store)  # 2  returns at once when cached
     if not turn.requests:
         return  # each had been answered before: its key was known
-    sent = await send_message_in(turn, runtime, state)  # 3  request + state, to a process
-    out = await receive_message_out(turn, sent)  # 4  response + new state, from it
+    out = refuse_unmet(turn, state)
+    if out is None:  # nearly always
+        sent = await send_message_in(turn, runtime, state)  # 3  request + state, to a process
+        out = await receive_message_out(turn, sent)  # 4  response + new state, from it
     stored = await store_state(turn, store, state, out)  # 5  one commit for the whole turn
     send_response(turn, stored)  # 6
 
@@ -75,11 +77,20 @@ def replay(turn: Turn, records: Mapping[str, Recorded]) -> None:
                 b"null" if answer.response is None else answer.response,
                 recorded.content_type,
                 recorded.version if turn.address.key is not None else None,
-                None,
+                answer.refusal,
                 answer.error,
                 replayed=True,
             )
         )
+
+
+def refuse_unmet(turn: Turn, state: State) -> MessageOut | None:
+    """The answer to a request whose condition does not hold. Step 5 sees to it that it is not outdated."""
+    condition = turn.requests[0].condition  # who has one is alone in its turn
+    if condition is None or condition.holds(state):
+        return None
+    turn.marks += (perf_counter(),) * 2  # the function is not asked
+    return MessageOut([Answer(refusal=version_mismatch(state.version))])
 
 
 async def send_message_in(turn: Turn, runtime: Runtime, state: State) -> Sent:
@@ -115,7 +126,7 @@ def send_response(turn: Turn, stored: Stored) -> None:
                 b"null" if answer.response is None else answer.response,
                 stored.content_type,
                 version,
-                None,
+                answer.refusal,
                 answer.error,
                 turn.marks,
             )

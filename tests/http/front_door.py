@@ -17,7 +17,7 @@ from inversion.gate import Bridge
 from inversion.http.routes import Ingress
 from inversion.http.server import Listener, Server, open_tcp
 from inversion.http.service import Application, Deadlines, Held
-from inversion.messages import Once, Response, State
+from inversion.messages import Condition, Once, Response, State
 from inversion.watch import Watch
 
 BODY_BYTES = 1_000
@@ -37,6 +37,7 @@ class Seen:
     timeout_s: float | None
     trace: str | None
     once: Once | None = None
+    condition: Condition | None = None
 
 
 async def echo(seen: Seen) -> Response:
@@ -65,8 +66,9 @@ class CallsDouble:
         timeout_s: float | None,
         trace: str | None,
         once: Once | None = None,
+        condition: Condition | None = None,
     ) -> tuple[str, Response]:
-        seen = Seen(function, key, handler, body, content_type, timeout_s, trace, once)
+        seen = Seen(function, key, handler, body, content_type, timeout_s, trace, once, condition)
         self.seen.append(seen)
         assert self.bridge is not None
         response = await self.bridge.run(self.answering, seen)

@@ -103,8 +103,6 @@ async def test_an_unknown_path_lists_the_paths_and_what_comes_later_says_so() ->
 @pytest.mark.parametrize(
     "line",
     [
-        b"If-Match: *",
-        b"If-None-Match: *",
         b"Prefer: respond-async",
         b"prefer: return=minimal, Wait=10",
     ],

@@ -19,7 +19,7 @@ from inversion.errors import Code, InversionError, Outcome, RequestRefused
 from inversion.http.framing import HttpRequest
 from inversion.http.problem import problem, title
 from inversion.http.service import HttpResponse
-from inversion.messages import Once, Response, State, Step
+from inversion.messages import Condition, Once, Response, State, Step
 
 DEFAULT_HANDLER: Final = "call"
 MAX_KEY_BYTES: Final = 200
@@ -44,10 +44,11 @@ _IDEMPOTENCY_KEY = re.compile(rb"[!-~]{1,200}")
 
 #: Fields that ask for what is not built yet.
 _LATER: Final = {
-    b"if-match": "If-Match is not built yet on calls",
-    b"if-none-match": "If-None-Match is not built yet on calls",
     b"prefer": "Prefer: respond-async and waiting for a time are not built yet",
 }
+_CONDITIONS: Final = frozenset((b"if-match", b"if-none-match"))
+_VERSIONS = re.compile(rb'\s*"[0-9]{1,18}"(?:\s*,\s*"[0-9]{1,18}")*\s*')
+_DIGITS = re.compile(rb"[0-9]+")
 _LATER_NAMES: Final = frozenset(_LATER)
 _LATER_PATHS: Final = {
     b"send": "/v1/send",
@@ -80,6 +81,7 @@ class Calls(Protocol):
         timeout_s: float | None,
         trace: str | None,
         once: Once | None = None,
+        condition: Condition | None = None,
     ) -> tuple[str, Response]:
         """The request's id and its response. Raises InversionError when there is no id yet."""
         ...
@@ -153,6 +155,7 @@ class Ingress:
             timeout_s=None if timeout is None else _timeout_s(timeout),
             trace=None if trace is None or _TRACE.fullmatch(trace) is None else trace.decode("ascii"),
             once=None if once is None else _once(once, fields),
+            condition=None if _CONDITIONS.isdisjoint(fields) else _condition(fields),
         )
         if response.error is not None:
             self._tally(response.error.code)
@@ -270,6 +273,20 @@ def _once(key: bytes, fields: Mapping[bytes, bytes]) -> Once:
     if _IDEMPOTENCY_KEY.fullmatch(key) is None:
         raise RequestRefused(Code.BAD_REQUEST, "an Idempotency-Key is 1 to 200 visible ASCII characters")
     return Once(key.decode("ascii"), _WAITS_NOT.search(fields.get(b"prefer", b"")) is None)
+
+
+def _condition(fields: Mapping[bytes, bytes]) -> Condition:
+    """If-Match and If-None-Match of a call (RFC 9110, section 13.1): its version is the entity tag."""
+    match, none_match = fields.get(b"if-match"), fields.get(b"if-none-match")
+    if none_match is not None and (none_match.strip() != b"*" or match is not None):
+        raise RequestRefused(Code.BAD_REQUEST, "If-None-Match is *, alone: there must be no state yet")
+    if match is None:
+        return Condition(exists=False)
+    if match.strip() == b"*":
+        return Condition(exists=True)
+    if _VERSIONS.fullmatch(match) is None:
+        raise RequestRefused(Code.BAD_REQUEST, 'If-Match is * or versions in quotes, as in "7"')
+    return Condition(versions=tuple(int(version) for version in _DIGITS.findall(match)))
 
 
 def _refuse_later(fields: Mapping[bytes, bytes]) -> None:

@@ -97,6 +97,13 @@ def key_reused() -> InversionError:
     )
 
 
+def version_mismatch(version: int) -> InversionError:
+    """What a caller is told whose condition did not hold."""
+    return RequestRefused(
+        Code.VERSION_MISMATCH, f"the condition does not hold: the state's version is {version}"
+    )
+
+
 def expired_behind(turn: Turn | None) -> InversionError:
     """What a caller is told whose request still waited, behind the turn that its entity is in."""
     if turn is not None and turn.step in (Step.LOAD_STATE, Step.STORE_STATE):

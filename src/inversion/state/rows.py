@@ -8,12 +8,15 @@ from typing import Final, NamedTuple
 import attrs
 
 from inversion import json_text
+from inversion.errors import Code, RequestRefused
 from inversion.messages import Address, Answer, Idempotency, Recorded, State, Turn
 from inversion.state import arrays, sql
 from inversion.state.postgres import Rows
 
 #: The key under which the records of stateless calls stand: no entity can have it.
 STATELESS_KEY: Final = b"-"
+#: The content type under which a refusal of ours is kept, the one there is: a condition that did not hold.
+_OURS: Final = b"application/problem+json"
 
 
 @attrs.frozen(slots=True, eq=False)
@@ -118,11 +121,21 @@ def records_of(
 
 
 def _record(asked: Idempotency, answer: Answer, version: int, content_type: str) -> Record:
-    if answer.error is None:
-        body = b"null" if answer.response is None else answer.response
-        return Record(asked.id.encode(), asked.hash, version, 200, content_type.encode(), body)
-    status, body = answer.error.status, json_text.encode_error(answer.error)
-    return Record(asked.id.encode(), asked.hash, version, status, b"application/json", body)
+    kind = content_type.encode()
+    if answer.refusal is not None:
+        status, kind, body = answer.refusal.code.status, _OURS, answer.refusal.detail.encode()
+    elif answer.error is not None:
+        status, body = answer.error.status, json_text.encode_error(answer.error)
+    else:
+        status, body = 200, b"null" if answer.response is None else answer.response
+    return Record(asked.id.encode(), asked.hash, version, status, kind, body)
+
+
+def _answer(status: int, kind: bytes, body: bytes) -> Answer:
+    """What `_record` made a record of."""
+    if kind == _OURS:
+        return Answer(refusal=RequestRefused(Code.VERSION_MISMATCH, body.decode()))
+    return Answer(body) if status == 200 else Answer(error=json_text.decode_error(body, status))
 
 
 class KeyedRequest(NamedTuple):
@@ -164,10 +177,10 @@ def recorded(rows: Rows) -> Mapping[int, Recorded]:
     for row, place in enumerate(places(rows)):
         status = int.from_bytes(value(row, 4) or b"", "big")
         body = value(row, 6) or b""
-        answer = Answer(body) if status == 200 else Answer(error=json_text.decode_error(body, status))
-        content_type = (value(row, 5) or b"").decode()
+        kind = value(row, 5) or b""
         version = int.from_bytes(value(row, 3) or b"", "big")
-        found[place] = Recorded(value(row, 1) or b"", value(row, 2) or b"", version, answer, content_type)
+        answer = _answer(status, kind, body)
+        found[place] = Recorded(value(row, 1) or b"", value(row, 2) or b"", version, answer, kind.decode())
     return found
 
 
