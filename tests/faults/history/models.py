@@ -1,0 +1,128 @@
+"""What an entity answers when nobody disturbs it: one pure function per kind of entity.
+
+`step(state, kind, input)` gives the next state, the answer, and whether the message is a version of its own.
+States are hashable (the search remembers them); ABSENT is an entity without a state, which every one is at
+first. The programs that the runs call keep the same rules (functions.py); nothing is shared between the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from typing import Final
+
+from tests.faults.history.operation import Json, refused
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "ABSENT"
+
+
+ABSENT: Final = _Absent()
+State = Hashable
+Step = tuple[State, Json, bool]
+Model = Callable[[State, str, Json], Step]
+
+MISMATCH: Final = refused("version_mismatch")
+ACCOUNTS: Final = 4
+OPENING_BALANCE: Final = 100
+
+
+def register(state: State, kind: str, given: Json) -> Step:
+    """`write` a value, `cas` `{"from", "to"}`, `read`; absent reads as null."""
+    held = None if state is ABSENT else state
+    match kind, given:
+        case "write", _:
+            return given, None, True
+        case "cas", {"from": before, "to": after}:
+            return (after, True, True) if held == before else (state, False, False)
+        case "read", _:
+            return state, held, False
+    raise _unknown("register", kind, given)
+
+
+def counter(state: State, kind: str, given: Json) -> Step:
+    """`add` a number and be told the sum, `read`."""
+    held = 0 if state is ABSENT else state
+    match kind, given:
+        case "add", int(amount):
+            return held + amount, held + amount, True
+        case "read", _:
+            return state, held, False
+    raise _unknown("counter", kind, given)
+
+
+def journal(state: State, kind: str, given: Json) -> Step:
+    """`append` a token and be told the length, `read` all of them."""
+    held = () if state is ABSENT else state
+    assert isinstance(held, tuple)
+    match kind, given:
+        case "append", str(token):
+            return (*held, token), len(held) + 1, True
+        case "read", _:
+            return state, list(held), False
+    raise _unknown("journal", kind, given)
+
+
+def bank(state: State, kind: str, given: Json) -> Step:
+    """`transfer` `{"from", "to", "amount"}` and be told both balances, or `insufficient`; `read` all."""
+    held = (OPENING_BALANCE,) * ACCOUNTS if state is ABSENT else state
+    assert isinstance(held, tuple)
+    match kind, given:
+        case "transfer", {"from": int(source), "to": int(target), "amount": int(amount)}:
+            if held[source] < amount:
+                return state, refused("insufficient"), False
+            after = list(held)
+            after[source] -= amount
+            after[target] += amount
+            return tuple(after), [after[source], after[target]], True
+        case "read", _:
+            return state, list(held), False
+    raise _unknown("bank", kind, given)
+
+
+def life(state: State, kind: str, given: Json) -> Step:
+    """`create`, or `exists`; `replace`, `delete` and `read` what is there, or `absent`."""
+    match kind:
+        case "create":
+            return (given, None, True) if state is ABSENT else (state, refused("exists"), False)
+        case "replace" | "delete" | "read" if state is ABSENT:
+            return state, refused("absent"), False
+        case "replace":
+            return given, state, True
+        case "delete":
+            return ABSENT, state, True
+        case "read":
+            return state, state, False
+    raise _unknown("life", kind, given)
+
+
+MODELS: Final[Mapping[str, Model]] = {
+    "register": register,
+    "counter": counter,
+    "journal": journal,
+    "bank": bank,
+    "life": life,
+}
+#: The handler that shows all of the state, in every model.
+READ: Final = "read"
+
+
+def claims_to_write(kind: str, answer: Json) -> bool:
+    """Whether an answer, as it stands, is that of a message that is a version of its own."""
+    return not (kind == READ or answer is False or (isinstance(answer, dict) and "refused" in answer))
+
+
+def model_of(entity: str, models: Mapping[str, Model] = MODELS) -> Model:
+    return models[entity.partition("/")[0]]
+
+
+def step(model: Model, state: State, version: int, kind: str, given: Json, if_match: int | None) -> Step:
+    """The model's step, or the refusal of an If-Match that does not fit the version."""
+    if if_match is not None and if_match != version:
+        return state, MISMATCH, False
+    return model(state, kind, given)
+
+
+def _unknown(model: str, kind: str, given: Json) -> ValueError:
+    return ValueError(f"the model {model} knows no {kind} of {given!r}")
