@@ -24,6 +24,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 #: A folder that every Debian has and that is empty.
 DATABASE_FOLDER = "/mnt"
 ZOMBIE = "(ended, and not reaped)"
+NONE: Mapping[str, Path] = {}
 SOCKET_NAME = ".s.PGSQL.5432"
 
 
@@ -92,14 +93,19 @@ def as_user(image: Image) -> Sequence[str]:
 
 @asynccontextmanager
 async def running(
-    image: Image, *command: str, env: Mapping[str, str], database: Path
+    image: Image, *command: str, env: Mapping[str, str], database: Path, volumes: Mapping[str, Path] = NONE
 ) -> AsyncIterator[Container]:
-    """Start `command`, by default the image's. `database` is a folder with PostgreSQL's socket."""
+    """Start `command`, by default the image's. `database` is a folder with PostgreSQL's socket.
+
+    `volumes` may be written: where they are seen, and what is there.
+    """
     told, tell = os.pipe()
     begin = ["--unshare-pid", "--as-pid-1", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
     begin += ["--info-fd", str(tell), "--clearenv", "--cap-add", "ALL"]
     mounts = ["--ro-bind", str(image.root), "/", "--proc", "/proc", "--dev", "/dev"]
     mounts += ["--ro-bind", str(database), DATABASE_FOLDER, "--remount-ro", "/dev"]
+    for place, volume in volumes.items():
+        mounts += ["--bind", str(volume), place]
     for name, value in {**image.env, **env}.items():
         begin += ["--setenv", name, value]
     entry = command or tuple(image.config["Entrypoint"])  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -22,6 +23,7 @@ from container import CALL, ZOMBIE, Container, database_within_reach, running
 pytestmark = [pytest.mark.image, pytest.mark.timeout(600)]
 
 PATIENCE_S = 60.0
+NODE = "/opt/inversion/bin/python /usr/local/bin/inversion serve --host 0.0.0.0"
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +41,11 @@ def image() -> Iterator[Image]:
 
 
 @pytest.fixture
-def start(image: Image, empty_database_url: str) -> Callable[[], AbstractAsyncContextManager[Container]]:
+def start(image: Image, empty_database_url: str) -> Callable[..., AbstractAsyncContextManager[Container]]:
     """`start()`: migrated by a container of its own, as docs/production.md says, and ready."""
 
     @asynccontextmanager
-    async def start() -> AsyncIterator[Container]:
+    async def start(*, ready: bool = True, **settings: object) -> AsyncIterator[Container]:
         folder = Path(tempfile.mkdtemp(prefix="inversion-db-"))  # any user may pass through /tmp
         try:
             with trio.fail_after(5 * PATIENCE_S):
@@ -51,8 +53,9 @@ def start(image: Image, empty_database_url: str) -> Callable[[], AbstractAsyncCo
                     given = {"env": {"DATABASE_URL": url}, "database": folder}
                     async with running(image, "inversion", "migrate", **given) as migrating:
                         assert await migrating.process.wait() == 0, bytes(migrating.output).decode()
-                    async with running(image, **given) as container:
-                        await until(lambda: healthy(container))
+                    async with running(image, **given, **settings) as container:
+                        if ready:
+                            await until(lambda: healthy(container))
                         yield container
         finally:
             shutil.rmtree(folder)
@@ -121,9 +124,20 @@ async def test_it_serves_on_a_read_only_root_as_pid_1(start) -> None:
         assert "Read-only" in str(fallback["reason"])
 
 
+async def test_a_volume_for_the_socket_lets_commands_inside_do_everything(start) -> None:
+    with tempfile.TemporaryDirectory(prefix="inversion-volume-") as folder:
+        os.chown(folder, 10001, 10001)
+        async with start(volumes={"/app/.inversion": Path(folder)}) as container:
+            done = await container.exec("inversion", "invoke", "counter", "alice", "add", "-d", "7")
+            assert (done.returncode, done.stdout) == (0, b"7"), done.stderr.decode()
+            health = await container.exec("inversion", "health")
+            assert health.stdout == b"ready: /app/.inversion/admin.sock\n"
+        assert os.listdir(folder) == ["admin.sock"]  # it was killed
+
+
 async def test_functions_do_not_see_the_database_s_address(start) -> None:
     async with start() as container:
-        node = [pid for pid, line in container.processes().items() if "inversion serve" in line]
+        node = [pid for pid, line in container.processes().items() if line == NODE]
         assert len(node) == 2  # the init and the node
         for pid in node:  # root sees it
             assert b"DATABASE_URL=" in await trio.Path(f"/proc/{pid}/environ").read_bytes()
@@ -167,6 +181,19 @@ async def test_sigterm_to_pid_1_drains(start) -> None:
                 assert await container.process.wait() == 0, bytes(container.output).decode()
         assert answers == ["slept\n"]
         assert await said(container, "draining")
+
+
+async def test_a_stop_while_it_starts_is_heard(start) -> None:
+    """The kernel would drop the signal if PID 1 were still busy with its imports."""
+    async with start(ready=False) as container:
+
+        async def two() -> bool:
+            return [*container.processes().values()].count(NODE) == 2
+
+        await until(two)
+        container.stop()
+        with trio.fail_after(PATIENCE_S):
+            assert await container.process.wait() in (0, 128 + signal.SIGTERM)
 
 
 async def test_a_second_signal_ends_it_at_once(start) -> None:
