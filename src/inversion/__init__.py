@@ -67,6 +67,7 @@ The modules in reading order. A module imports only what stands above it in this
     reload.concern      which files matter, and whom a change concerns
     reload.lookout      which files changed; the only door to watchfiles
     reload.reloader     new processes in, old ones drained
+    farewell            how a node takes leave of its clients
     app                 the composition root
     cli.printing        what the commands print, and how they end
     privacy             what functions cannot read of the node

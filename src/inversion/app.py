@@ -26,6 +26,7 @@ from inversion.config import Config
 from inversion.embedded import EmbeddedPostgres, EmbeddedUnavailable
 from inversion.errors import Code, Conflict, InversionError, RuntimeBroken, StoreUnavailable
 from inversion.exposition import function_reports, metrics_of
+from inversion.farewell import answer_all
 from inversion.http.admin import Admin, Sources
 from inversion.http.routes import Ingress
 from inversion.http.server import CannotListen, Listener, Server, open_tcp, open_unix
@@ -48,12 +49,6 @@ SWEEP_INTERVAL_S: Final = 0.05
 _DATABASE_PATIENCE_S: Final = 3.0
 #: The banner waits this long for hellos; a function that is slower is shown as such.
 _HELLO_PATIENCE_S: Final = 1.0
-#: How often a drain looks whether the last call was answered.
-_DRAIN_LOOK_S: Final = 0.02
-#: A drain hears idle clients for so long: a request that is on its way gets its 503, not a reset.
-_LAST_ORDERS_S: Final = 1.0
-#: After the limit of a drain: to take the answers that have just been given.
-_FAREWELL_S: Final = 0.5
 
 #: A request leaves no cycles behind (a test sees to it), so the collector finds next to nothing. Measured at
 #: 64 connections: with Python's 700 a tenth to a fifth of all time goes into looking, and a pause of 20 ms
@@ -288,36 +283,15 @@ class _Node:
 
     async def _drain(self) -> None:
         """Answer what was accepted, send the processes home; then everything else may end."""
-        self._calls.draining = True
         self._reloading.cancel()
-        for server in self._servers:
-            server.drain()
-        with trio.move_on_after(self._config.limits.drain_s) as limit:
-            await self._answer_the_rest()
-            await self._close_doors()
-            self.drained = True
-            await self._supervisor.drain()
-        if limit.cancelled_caught and not self.drained:
-            left = self._office.give_up()
-            self._store.dismiss_readers()
-            _log.error("the drain took too long", limit_s=self._config.limits.drain_s, calls_given_up=left)
-            with trio.move_on_after(_FAREWELL_S):
-                await self._close_doors()
-
-    async def _answer_the_rest(self) -> None:
-        last_orders_s = trio.current_time() + _LAST_ORDERS_S
-        # Of a live request the client may be gone; its deadline bounds it.
-        while (  # noqa: ASYNC110 (three things to wait for, and none is worth an event of its own)
-            self._office.live
-            or any(server.answering for server in self._servers)
-            or (trio.current_time() < last_orders_s and self._servers[0].counters.connections_open)
-        ):
-            await trio.sleep(_DRAIN_LOOK_S)
-
-    async def _close_doors(self) -> None:
-        for server in self._servers:
-            server.close()
-        await self._doors_closed.wait()
+        limit_s = self._config.limits.drain_s
+        until_s = trio.current_time() + limit_s
+        self.drained = await answer_all(
+            self._calls, self._office, self._store, self._servers, self._doors_closed, limit_s
+        )
+        if self.drained:
+            with trio.move_on_at(until_s):
+                await self._supervisor.drain()
 
     def _function_line(self, function: str, stream: str, text: str) -> None:
         counters = self._counters.functions[function]

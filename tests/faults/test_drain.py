@@ -150,3 +150,16 @@ async def until_begun(command: RunningCommand, count: int) -> None:
     with trio.fail_after(20):
         while line not in (await command.admin("/metrics")).body.decode():  # noqa: ASYNC110 (another process)
             await trio.sleep(0.01)
+
+
+async def test_a_client_that_says_nothing_does_not_make_a_short_drain_a_failure(
+    journal_folder: Path, database_url: str, start_command: StartCommand
+) -> None:
+    (journal_folder / "inversion.toml").write_text(f'{JOURNAL}\n[limits]\ndrain = "200ms"\n')
+    serve = ("serve", "--config", journal_folder, "--database-url", database_url)
+    with start_command(*serve) as command, trio.fail_after(50):
+        idle = await connect(command.url)
+        command.process.send_signal(signal.SIGTERM)
+        assert await idle.at_end()
+        assert await ended(command, 10) == 0
+        await idle.aclose()
