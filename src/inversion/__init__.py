@@ -69,6 +69,10 @@ The modules in reading order. A module imports only what stands above it in this
     reload.reloader     new processes in, old ones drained
     farewell            how a node takes leave of its clients
     app                 the composition root
+    doctor.finding      one thing that was looked at, and what to do about it
+    doctor.host         Python, the kernel, files, the folder, ports, the sandbox
+    doctor.database     the PostgreSQL there would be, or is
+    doctor.functions    does each command run, what does it say
     cli.printing        what the commands print, and how they end
     privacy             what functions cannot read of the node
     cli.secret          from the environment or a file
@@ -77,6 +81,7 @@ The modules in reading order. A module imports only what stands above it in this
     cli.migrating       migrate
     cli.banner          what `dev` says when it is up
     cli.serving         dev, serve
+    cli.examining       doctor
     cli                 the `inversion` command
     pid_one             in a container: an init before the program
     __main__            the entry point

@@ -8,6 +8,7 @@ import click
 
 from inversion import __version__
 from inversion.cli.asking import health, invoke, state
+from inversion.cli.examining import doctor
 from inversion.cli.migrating import migrate
 from inversion.cli.serving import dev, serve
 
@@ -21,7 +22,7 @@ def inversion() -> None:
     """Any executable becomes a durable, stateful function behind HTTP, on nothing but PostgreSQL."""
 
 
-for command in (dev, serve, migrate, invoke, state, health):
+for command in (dev, serve, migrate, invoke, state, health, doctor):
     inversion.add_command(command)
 
 

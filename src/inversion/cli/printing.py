@@ -48,6 +48,29 @@ def write_bytes(data: bytes) -> None:
         click.echo()
 
 
+def write_findings(findings: Sequence[tuple[str, str, str, str | None]]) -> None:
+    """What `doctor` found: name, verdict, a sentence, and a remedy where one is needed."""
+    if is_terminal():
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        colours = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+        for name, verdict, sentence, remedy in findings:
+            text = Text(sentence)
+            if remedy is not None:
+                text.append(f"\n-> {remedy}", "italic")
+            table.add_row(Text(f"  {verdict}", colours[verdict]), Text(name, "bold"), text)
+        Console().print(table)
+        return
+    width = max((len(name) for name, *_ in findings), default=0)
+    for name, verdict, sentence, remedy in findings:
+        click.echo(f"  {verdict:<4}  {name:<{width}}  {sentence}")
+        if remedy is not None:
+            click.echo(f"  {'':<4}  {'':<{width}}  -> {remedy}")
+
+
 def write_table(rows: Sequence[tuple[str, bool, str]]) -> None:
     """Functions: name, whether it runs, a sentence."""
     if is_terminal():

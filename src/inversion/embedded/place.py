@@ -116,7 +116,7 @@ def settle(
         raise EmbeddedUnavailable(
             "PostgreSQL refuses to run as root: start as an ordinary user, or give --database-url"
         )
-    if account is Account.OURS or (namespaces and _namespaces_work(binaries)):
+    if account is Account.OURS or (namespaces and namespaces_work(binaries)):
         if data.exists() and (owner := data.stat().st_uid) != user:
             raise EmbeddedUnavailable(
                 f"{data} belongs to uid {owner} and this is uid {user}: start as its owner, "
@@ -208,7 +208,8 @@ def _namespace_command() -> list[str]:
     )
 
 
-def _namespaces_work(binaries: Binaries) -> bool:
+def namespaces_work(binaries: Binaries) -> bool:
+    """Can root's server run under another number here?"""
     if shutil.which("unshare") is None:
         return False
     command = [*_namespace_command(), str(binaries.folder / "postgres"), "-V"]

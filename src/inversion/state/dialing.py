@@ -57,23 +57,27 @@ class Settings:
     statement_timeout_s: float = 10.0  #: ends in a clear refusal; the next one in an unknown outcome
     reply_timeout_s: float = 15.0  #: no reply after this: the connection is taken for dead
 
-    def options(self) -> str:
-        """The startup options.
+    @property
+    def values(self) -> Mapping[str, str]:
+        """What each session is to have.
 
         The planner's are no tuning: a plan is made once, for arrays of unknown length over a table that
         may have been empty a minute ago. Reading the whole table looks cheap then, and the plan stays.
         """
-        values: Mapping[str, object] = {
-            "lock_timeout": int(self.lock_timeout_s * 1_000),
-            "statement_timeout": int(self.statement_timeout_s * 1_000),
-            "idle_in_transaction_session_timeout": int(self.statement_timeout_s * 1_000),
+        return {
+            "lock_timeout": f"{int(self.lock_timeout_s * 1_000)}",
+            "statement_timeout": f"{int(self.statement_timeout_s * 1_000)}",
+            "idle_in_transaction_session_timeout": f"{int(self.statement_timeout_s * 1_000)}",
             "enable_seqscan": "off",
             "enable_hashjoin": "off",
             "enable_mergejoin": "off",
             "jit": "off",
             "plan_cache_mode": "force_generic_plan",
         }
-        return " ".join(f"-c {name}={value}" for name, value in values.items())
+
+    def options(self) -> str:
+        """The same as startup options."""
+        return " ".join(f"-c {name}={value}" for name, value in self.values.items())
 
 
 async def attempts(conninfo: str, failures: list[str]) -> Sequence[Mapping[str, str]]:

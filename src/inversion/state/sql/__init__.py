@@ -138,5 +138,19 @@ APPLIED: Final = statement(_QUERIES["applied"])
 HAS_BOOKKEEPING: Final = statement(_QUERIES["has_bookkeeping"])
 CLAIM: Final = statement(_QUERIES["claim"])
 RECORD: Final = statement(_QUERIES["record"])
+#: () -> (version, role, most connections, connections in use, synchronous_commit), for `doctor`.
+DIAGNOSIS: Final = statement(_QUERIES["diagnosis"])
+MAY_WRITE: Final = statement(_QUERIES["may_write"])
 BOOKKEEPING: Final = _QUERIES["bookkeeping"]
 MIGRATIONS: Final = _migrations()
+
+
+def alter_role(role: str, values: Mapping[str, str]) -> str:
+    """What a DBA runs so that every session of the role begins with these settings."""
+    template = " ".join(_QUERIES["alter_role"].split())
+    return " ".join(template.format(role=role, name=name, value=value) for name, value in values.items())
+
+
+def grant_all(role: str) -> str:
+    """What a DBA runs so that the role may serve."""
+    return " ".join(_QUERIES["grant_all"].format(role=role).split())

@@ -106,6 +106,22 @@ SELECT current_setting('fsync'), current_setting('server_encoding'), current_set
        current_setting('transaction_read_only'), current_setting('synchronous_commit'),
        current_setting('lock_timeout');
 
+-- name: diagnosis
+SELECT current_setting('server_version'), quote_ident(current_user), current_setting('max_connections'),
+       (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend')::text,
+       current_setting('synchronous_commit');
+
+-- name: may_write
+SELECT (has_table_privilege('inversion.entity', 'SELECT') AND has_table_privilege('inversion.entity', 'INSERT')
+    AND has_table_privilege('inversion.entity', 'UPDATE') AND has_table_privilege('inversion.entity', 'DELETE'))::text;
+
+-- name: alter_role
+ALTER ROLE {role} SET {name} = '{value}';
+
+-- name: grant_all
+GRANT USAGE ON SCHEMA inversion TO {role};
+GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA inversion TO {role};
+
 -- name: applied
 SELECT number::text, checksum FROM inversion.migration ORDER BY number;
 
