@@ -159,7 +159,7 @@ async def test_a_process_that_ends_after_each_answer_is_replaced_at_once(tmp_pat
             pids.add((await served.call()).answers[0].response)
             await until(lambda: not served.pool().processes)
         assert len(pids) == 2 * DEATHS
-        assert served.pool()._crashes.streak == 0
+        assert served.pool()._breaker.streak == 0
         assert not served.pool().breaker_open
 
 

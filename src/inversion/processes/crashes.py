@@ -1,7 +1,7 @@
 """What a pool does about processes that die: it asks the breaker, and words what callers are told.
 
 Tells the breaker of every end, hello and answer that may matter, knows which process is the probe, and keeps
-the last words of the dead. While all is well a pool only looks whether there is a `streak`.
+the last words of the dead. While all is well a pool only looks whether `breaker` has a `streak`.
 """
 
 from __future__ import annotations
@@ -27,24 +27,15 @@ class Crashes:
         self.words: str | None = None  #: how the last process ended that had answered nothing
         self._function = function
         self._seats = seats
-        self._breaker = Breaker()
+        self.breaker = Breaker()
         self._extra: Mapping[str, object] = {}  # exit status and stderr of that process
         self._was_open = False
-
-    @property
-    def streak(self) -> int:
-        """Processes that ended one after the other and had answered nothing; 0: all is well."""
-        return self._breaker.streak
-
-    @property
-    def open(self) -> bool:
-        return self._breaker.open
 
     # -- what happens ------------------------------------------------------------------------------------
 
     def started(self, worker: Worker) -> None:
-        self._breaker.started(worker.child.started_s)
-        worker.probe = self._breaker.open
+        self.breaker.started(worker.child.started_s)
+        worker.probe = self.breaker.open
 
     def died(self, worker: Worker) -> RuntimeBroken:
         """It is gone, nobody had asked it to go, and it had answered nothing. Returns how it ended."""
@@ -53,29 +44,29 @@ class Crashes:
         self.words = f"{ended.detail}: {last_words}" if last_words else ended.detail
         self._extra = ended.extra
         spoken = worker.hello is not None and worker.hello is not SILENT
-        self._breaker.died(perf_counter(), random.random(), spoken=spoken, overdue=worker.overdue)
+        self.breaker.died(perf_counter(), random.random(), spoken=spoken, overdue=worker.overdue)
         self._heed()
         return ended
 
     def answered(self, worker: Worker) -> None:
-        self._breaker.answered(perf_counter(), worker.child.started_s)
+        self.breaker.answered(perf_counter(), worker.child.started_s)
         self._heed()
 
     def greeted(self, worker: Worker) -> None:
-        self._breaker.greeted(worker.child.started_s)
+        self.breaker.greeted(worker.child.started_s)
         self._heed()
 
     def sweep(self, now_s: float) -> None:
         for worker in self._seats:
             if not worker.leaving:
-                self._breaker.lives(now_s, worker.child.started_s)
+                self.breaker.lives(now_s, worker.child.started_s)
         self._heed()
 
     def _heed(self) -> None:
         """Something was learned: has the breaker opened or closed?"""
-        if self._breaker.open is self._was_open:
+        if self.breaker.open is self._was_open:
             return
-        self._was_open = self._breaker.open
+        self._was_open = self.breaker.open
         if self._was_open:
             _log.warning("breaker_open", function=self._function, reason=self.words)
             return
@@ -91,27 +82,30 @@ class Crashes:
         return next((worker for worker in self._seats if worker.probe), None)
 
     def may_start(self, now_s: float) -> bool:
-        return self._breaker.may_start(now_s) and not (self._breaker.open and self.probe)
+        return self.breaker.may_start(now_s) and not (self.breaker.open and self.probe)
 
     def hopeless(self, now_s: float) -> bool:
         """The breaker is open, and nobody could take one more message soon."""
-        if not self._breaker.open or any(not (seat.leaving or seat.probe) for seat in self._seats):
+        if not self.breaker.open or any(not (seat.leaving or seat.probe) for seat in self._seats):
             return False
         probe = self.probe
-        return not (self._breaker.may_start(now_s) if probe is None else probe.has_room(now_s))
+        return not (self.breaker.may_start(now_s) if probe is None else probe.has_room(now_s))
 
     def refusal(self, now_s: float) -> RuntimeBroken:
         """What a caller is told while it is hopeless."""
         return RuntimeBroken(
             Code.BREAKER_OPEN,
             f"function {self._function}: {self.sentence(now_s)}",
-            retry_after_s=max(1, math.ceil(self._breaker.next_start_s - now_s)),
+            retry_after_s=max(1, math.ceil(self.breaker.next_start_s - now_s)),
             extra=self._extra,
         )
 
     def sentence(self, now_s: float) -> str:
         """For the start-up lines and the admin door."""
-        wait_s = self._breaker.next_start_s - now_s
-        again = f"next try in {wait_s:.1f} s" if wait_s > 0 else "the next call tries again"
+        wait_s = self.breaker.next_start_s - now_s
+        if self.probe is not None:
+            again = "a try is under way"
+        else:
+            again = f"next try in {wait_s:.1f} s" if wait_s > 0 else "the next call tries again"
         words = (self.words or "").removeprefix(f"function {self._function}: ")
         return f"breaker open, {again}: {words}"

@@ -68,6 +68,7 @@ class LinesPool:
         self._counters = counters
         self._roster: Roster[Worker] = Roster(function.processes, function.idle_s)
         self._crashes = Crashes(function.name, self._roster.seats)
+        self._breaker = self._crashes.breaker
         self._waiting = WaitingRoom(function.name, limits.in_flight_bytes, counters)
         self._waiting_alone = WaitingRoom(function.name, limits.in_flight_bytes, counters)
         self._waits_since_s: float | None = None  # since when something has been waiting all the time
@@ -95,7 +96,7 @@ class LinesPool:
     @property
     def breaker_open(self) -> bool:
         """Are calls refused because the processes die before they answer anything?"""
-        return self._crashes.open
+        return self._breaker.open
 
     @property
     def crash(self) -> str | None:
@@ -149,7 +150,7 @@ class LinesPool:
         """(well, sentence) for the start-up lines."""
         if self.problem is not None:
             return False, self.problem
-        if self._crashes.open:
+        if self._breaker.open:
             return False, self._crashes.sentence(perf_counter())
         if self.hello is None:
             words = self._crashes.words
@@ -183,7 +184,7 @@ class LinesPool:
             return
         for worker in () if self.is_frozen else self._roster.to_retire(now_s):
             worker.leave(now_s)
-        if self._crashes.streak:
+        if self._breaker.streak:
             self._crashes.sweep(now_s)
         if self._roster.missing > 0 and self.problem is None and self._crashes.may_start(now_s):
             self._start()
@@ -223,11 +224,11 @@ class LinesPool:
     def spoke(self, worker: Worker, hello: Hello) -> None:
         self.hello = hello
         self.known.set()
-        if self._crashes.streak and hello is not SILENT:
+        if self._breaker.streak and hello is not SILENT:
             self._crashes.greeted(worker)
 
     def freed(self, worker: Worker) -> None:
-        if self._crashes.streak and worker.answered:
+        if self._breaker.streak and worker.answered:
             self._crashes.answered(worker)
         if self.waiting:
             self._assign()
@@ -254,7 +255,7 @@ class LinesPool:
         self.known.set()
         if (
             self.function.hello is HelloRule.REQUIRED
-            and self._crashes.streak > self.function.rerun
+            and self._breaker.streak > self.function.rerun
             and not any(seat.spoken for seat in self._roster.seats)
         ):
             # It takes no message before its hello, so no death is ever a message's: this stands for that.
@@ -352,7 +353,7 @@ class LinesPool:
             if perf_counter() - self._looked_up_s >= _LOOK_AGAIN_S and self._start():
                 return
             raise RuntimeBroken(Code.NO_RUNTIME, self.problem, retry_after_s=5)
-        if self._crashes.open and self._crashes.hopeless(now_s := perf_counter()):
+        if self._breaker.open and self._crashes.hopeless(now_s := perf_counter()):
             raise self._crashes.refusal(now_s)
 
     def _shutting_down(self) -> RuntimeBroken:

@@ -5,7 +5,7 @@ answered nothing since its start; one that had has paid for its successor. Betwe
 double, with full jitter. Five in 30 s without an answer open the breaker: calls are refused unless an older
 process serves them, and after each pause one process, the probe, tries one message. An answer from a process
 younger than the trouble ends it; so does a hello if none had come that far, and 60 s of life.
-A function that answers some messages and dies of others stays closed: whoever asks for the others is served.
+An answer between the deaths keeps it closed for 30 s more: then it is some messages that kill, not all.
 """
 
 from __future__ import annotations
