@@ -17,7 +17,7 @@ from inversion.errors import (
     StoreUnavailable,
 )
 from inversion.gate import Gate
-from inversion.mailbox import PostOffice
+from inversion.mailbox import CONTESTED_S, LONGEST_YIELD_S, PostOffice
 from inversion.messages import Answer, Change, MessageOut
 from plain import PlainRuntime, PlainStore, a_request, got
 
@@ -40,11 +40,22 @@ def failures():
 
 
 @pytest.fixture
-def office(store, runtime, failures, tmp_path):
+def pauses():
+    """(seconds, what is called then) of every pause that was asked for."""
+    return []
+
+
+@pytest.fixture
+def office(store, runtime, failures, pauses, tmp_path):
     function = Function(name="counter", command=("true",), folder=tmp_path)
     limits = Limits(queue=Queues(entity=3, function=5, node=6))
     return PostOffice(
-        store, {"counter": runtime}, {"counter": function}, limits, lambda *what: failures.append(what)
+        store,
+        {"counter": runtime},
+        {"counter": function},
+        limits,
+        lambda *what: failures.append(what),
+        lambda *what: pauses.append(what),
     )
 
 
@@ -311,3 +322,43 @@ def test_a_request_is_freed_by_count_as_soon_as_it_is_answered(office, runtime, 
         assert [ref() for ref in gone] == [None, None]
     finally:
         gc.enable()
+
+
+def test_the_winner_of_a_contested_entity_leaves_it_alone_for_a_while(office, runtime, pauses):
+    runtime.errors = [Conflict()]
+    office.post(a_request(n=1))
+    assert got["r1"][0].error is None
+    assert len(runtime.seen) == 2
+    office.post(a_request(n=2))
+    assert got["r2"] == []
+    ((seconds, go_on),) = pauses
+    assert 0 < seconds <= LONGEST_YIELD_S
+    office.post(a_request(n=3))
+    assert len(pauses) == 1
+    go_on()
+    assert len(got["r2"]) == len(got["r3"]) == 1
+    assert runtime.seen[-1].turn.looks
+
+
+def test_the_loser_of_a_race_runs_again_at_once(office, runtime, pauses):
+    runtime.errors = [Conflict(), Conflict(), Conflict()]
+    office.post(a_request(n=1))
+    assert got["r1"][0].error is None
+    assert pauses == []
+
+
+def test_an_entity_that_nobody_else_wants_any_more_is_contested_no_longer(office, runtime, pauses):
+    runtime.errors = [Conflict()]
+    office.post(a_request(n=1))
+    office.sweep(perf_counter() + CONTESTED_S)
+    office.post(a_request(n=2))
+    assert got["r2"][0].error is None
+    assert pauses == []
+
+
+def test_other_entities_do_not_wait_for_a_contested_one(office, runtime, pauses):
+    runtime.errors = [Conflict()]
+    office.post(a_request(n=1))
+    office.post(a_request("other", n=2))
+    assert got["r2"][0].error is None
+    assert pauses == []

@@ -68,6 +68,7 @@ The modules in reading order. A module imports only what stands above it in this
     reload.lookout      which files changed; the only door to watchfiles
     reload.reloader     new processes in, old ones drained
     farewell            how a node takes leave of its clients
+    garbage             what the collector looks at while a node serves
     app                 the composition root
     doctor.finding      one thing that was looked at, and what to do about it
     doctor.host         Python, the kernel, files, the folder, ports, the sandbox

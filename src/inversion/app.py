@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import gc
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -27,6 +26,7 @@ from inversion.embedded import EmbeddedPostgres, EmbeddedUnavailable
 from inversion.errors import Code, Conflict, InversionError, RuntimeBroken, StoreUnavailable
 from inversion.exposition import function_reports, metrics_of
 from inversion.farewell import answer_all
+from inversion.garbage import spared_collector
 from inversion.http.admin import Admin, Sources
 from inversion.http.routes import Ingress
 from inversion.http.server import CannotListen, Listener, Server, open_tcp, open_unix
@@ -49,11 +49,6 @@ SWEEP_INTERVAL_S: Final = 0.05
 _DATABASE_PATIENCE_S: Final = 3.0
 #: The banner waits this long for hellos; a function that is slower is shown as such.
 _HELLO_PATIENCE_S: Final = 1.0
-
-#: A request leaves no cycles behind (a test sees to it), so the collector finds next to nothing. Measured at
-#: 64 connections: with Python's 700 a tenth to a fifth of all time goes into looking, and a pause of 20 ms
-#: every second; 20,000 young objects are a few megabytes.
-_YOUNG_OBJECTS: Final = 20_000
 
 #: A root or a folder that is read-only, or somebody else's.
 _NOT_WRITABLE: Final = frozenset((errno.EROFS, errno.EACCES, errno.EPERM))
@@ -145,7 +140,9 @@ class _Node:
         )
         await self._open_store()
         pools, limits = self._supervisor.pools, self._config.limits
-        self._office = PostOffice(self._store, pools, self._functions, limits, self._note_failure)
+        self._office = PostOffice(
+            self._store, pools, self._functions, limits, self._note_failure, self._after
+        )
         self._watch.expects = lambda: len(self._office.live)
         self._nursery.start_soon(self._sweep)
         self._open_doors(listeners)
@@ -153,7 +150,7 @@ class _Node:
         if (origin := self._options.reload) is not None:
             reloader = Reloader(self._config, origin, self._functions, self._supervisor, self._office)
             self._nursery.start_soon(reloader.run, self._reloading)
-        with _spared_collector():
+        with spared_collector():
             on_started(self._started(listeners, database))
             await self._stopping.wait()
             await self._drain()
@@ -248,6 +245,9 @@ class _Node:
                 doors.start_soon(server.serve, listener)
         self._doors_closed.set()
 
+    def _after(self, seconds: float, call: Callable[[], None]) -> None:
+        self._nursery.start_soon(_call_after, seconds, call)
+
     async def _sweep(self) -> None:
         """Time passes: function timeouts first, so that a caller learns what hung, then deadlines."""
         while True:
@@ -333,18 +333,9 @@ class _Node:
         )
 
 
-@contextlib.contextmanager
-def _spared_collector() -> Iterator[None]:
-    """What is here at start stays, and need not be looked at again."""
-    before = gc.get_threshold()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_YOUNG_OBJECTS, 20, 20)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
-        gc.unfreeze()
+async def _call_after(seconds: float, call: Callable[[], None]) -> None:
+    await trio.sleep(seconds)
+    call()
 
 
 def _url(host: str, port: int) -> str:

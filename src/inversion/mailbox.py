@@ -9,14 +9,21 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
-from typing import Protocol
+from typing import Final, Protocol
+
+import attrs
 
 from inversion.config import Function, Limits
-from inversion.errors import Code, ProcessDied, RequestRefused
+from inversion.errors import Code, Conflict, ProcessDied, RequestRefused
 from inversion.gate import Walk
 from inversion.messages import Address, Idempotency, Request, Response, Turn
 from inversion.protocol import verdict
 from inversion.transition import Runtime, Store, transition
+
+#: A lost race makes an entity contested for so long: many turns, and soon over when the other node has gone.
+CONTESTED_S: Final = 0.5
+#: A turn may take as long as its function's timeout; nobody waits that long for another node.
+LONGEST_YIELD_S: Final = 0.05
 
 
 class Pool(Runtime, Protocol):
@@ -30,14 +37,33 @@ class Pool(Runtime, Protocol):
         """When a process could begin this turn; None while it waits behind another."""
 
 
+@attrs.define(slots=True, eq=False)
+class Contest:
+    """An entity that another node wants too."""
+
+    until_s: float
+    free_s: float = 0.0  #: the last turn was won: leave it alone until then
+
+
 class Mailbox:
     """The requests of one entity, in the order they came."""
 
-    __slots__ = ("_office", "_starting", "address", "function", "most", "pool", "queue", "turn")
+    __slots__ = (
+        "_office",
+        "_starting",
+        "_yielding",
+        "address",
+        "function",
+        "most",
+        "pool",
+        "queue",
+        "turn",
+    )
 
     def __init__(self, office: PostOffice, address: Address, function: Function, pool: Pool):
         self._office = office
         self._starting = False
+        self._yielding = False
         self.address = address
         self.function = function
         self.pool = pool
@@ -46,7 +72,7 @@ class Mailbox:
         self.most: int | None = None  #: after an overrun: no more than this in a turn
 
     def put(self, request: Request) -> None:
-        if self.turn is None and not self._starting and not self.queue:
+        if self.turn is None and not (self._starting or self.queue or self._office.contests):
             # Nearly always: nothing to choose from, so nothing is queued and cut out again.
             self._starting = True
             self._start([request])
@@ -59,17 +85,20 @@ class Mailbox:
 
     def _start_turns(self) -> None:
         # A loop, not recursion: a turn may end before it has parked, and `_ended` calls this again.
-        if self._starting:
+        if self._starting or self._yielding:
+            return
+        if self._office.contests and self.turn is None and self._must_yield():
             return
         self._starting = True
         while self.turn is None and (requests := self._cut()):
-            self._start(requests, any(request.repeats for request in requests))
+            looks = bool(self._office.contests) and self.address in self._office.contests
+            self._start(requests, looks or any(request.repeats for request in requests))
         self._starting = False
         if self.turn is None:
             self._office.forget(self)
 
-    def _start(self, requests: list[Request], repeats: bool = False) -> None:
-        self.turn = turn = Turn(self.address, requests, perf_counter(), repeats)
+    def _start(self, requests: list[Request], looks: bool = False) -> None:
+        self.turn = turn = Turn(self.address, requests, perf_counter(), looks)
         walk: Walk[object, object] = Walk(transition(turn, self._office.store, self.pool), self._ended)
         walk.start()
 
@@ -108,11 +137,29 @@ class Mailbox:
             request.turn = None  # else the two would keep each other from being freed by count
         if error is None:
             self.most = None
+            if self._office.contests:
+                self._office.note_win(turn)
         else:
             self._run_again(turn, error)
             # Its frames and their callers' hold it and a state: that would wait for the collector.
             error.__traceback__ = None
         self._starting = starting
+        self._start_turns()
+
+    def _must_yield(self) -> bool:
+        """The winner of a contested entity leaves it alone for as long as its turn took (storage.md).
+
+        The loser runs again at once, and without this it loses dozens of races in a row.
+        """
+        contest = self._office.contests.get(self.address)
+        if contest is None or (wait_s := contest.free_s - perf_counter()) <= 0:
+            return False
+        self._yielding = True
+        self._office.after(wait_s, self._go_on)
+        return True
+
+    def _go_on(self) -> None:
+        self._yielding = False
         self._start_turns()
 
     def drop_answered(self) -> None:
@@ -121,6 +168,8 @@ class Mailbox:
 
     def _run_again(self, turn: Turn, error: Exception) -> None:
         now_s = perf_counter()
+        if isinstance(error, Conflict):
+            self._office.contests[self.address] = Contest(now_s + CONTESTED_S)
         again: list[Request] = []
         for request in turn.requests:
             if request.answered:
@@ -150,11 +199,14 @@ class PostOffice:
         functions: Mapping[str, Function],
         limits: Limits,
         on_failure: Callable[[Turn, Exception], None],
+        after: Callable[[float, Callable[[], None]], None],
     ):
         self.store = store
         self.limits = limits
         self.on_failure = on_failure
+        self.after = after  #: calls something when so many seconds have passed
         self.live: set[Request] = set()
+        self.contests: dict[Address, Contest] = {}
         self.refusals = {"entity": 0, "function": 0, "node": 0}  #: by the queue that was full
         self._pools = pools
         self._functions = functions
@@ -195,6 +247,13 @@ class PostOffice:
             request.repeats = True
         self._live_keys[place] += 1
 
+    def note_win(self, turn: Turn) -> None:
+        """A turn was committed while some entity, perhaps this one, is contested."""
+        contest = self.contests.get(turn.address)
+        if contest is not None:
+            now_s = perf_counter()
+            contest.free_s = now_s + min(now_s - turn.begun_s, LONGEST_YIELD_S)
+
     def _count_out(self, request: Request) -> None:
         self.live.discard(request)
         self._live_of_function[request.address.function] -= 1
@@ -229,6 +288,8 @@ class PostOffice:
 
     def sweep(self, now_s: float) -> None:
         """Answer every request whose deadline passed, wherever it is."""
+        for address in [each for each, contest in self.contests.items() if contest.until_s <= now_s]:
+            del self.contests[address]
         late = [request for request in self.live if request.deadline_s <= now_s]
         crowded: dict[Mailbox, None] = {}
         for request in late:

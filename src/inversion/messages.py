@@ -140,7 +140,8 @@ class Turn:
     address: Address
     requests: list[Request]
     begun_s: float
-    repeats: bool = False  #: a member repeats a key: its answer is looked for even if the state is cached
+    looks: bool = False  #: into the database although the state is cached: a member repeats a key, or the
+    #: entity is contested
     marks: list[float] = attrs.field(factory=list)  #: when each finished step ended
     commit_sent: bool = False  #: from here on the outcome is not ours to decide
 

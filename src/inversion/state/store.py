@@ -149,7 +149,7 @@ class PostgresStore:
                 return NO_STATE
             return await self._loads.wait(turn)
         cached = self.cache.get(address)
-        if cached is not None and not turn.repeats:
+        if cached is not None and not turn.looks:
             self._counters.cache_hits += 1
             return cached
         self._counters.cache_misses += 1
