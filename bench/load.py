@@ -31,6 +31,7 @@ class Load:
     keys: int
     body: str
     connections: int
+    keyed: bool = False  #: each request has an Idempotency-Key of its own
 
     def key_path(self, number: int) -> str:
         return self.path.replace("%d", str(number))
@@ -103,6 +104,7 @@ def _wrk(wrk: str, load: Load, seconds: float, seed: int) -> list[str]:
         str(load.keys),
         load.body,
         str(seed),
+        "keyed" if load.keyed else "plain",
     ]
 
 

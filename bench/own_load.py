@@ -6,6 +6,7 @@ answers with a Content-Length are understood. Prints the line `RESULT {...}` tha
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 import random
@@ -13,7 +14,8 @@ import selectors
 import socket
 import sys
 from collections import Counter
-from time import perf_counter
+from collections.abc import Iterator
+from time import perf_counter, time_ns
 
 import attrs
 
@@ -21,6 +23,7 @@ from bench.load import Load
 from bench.report import percentile
 
 _READ_BYTES = 65536
+_UNIQUE = b"%UNIQUE%"  #: where a request's own Idempotency-Key goes
 
 
 @attrs.define
@@ -65,6 +68,7 @@ def main() -> None:
 def _drive(load: Load, connections: int, seconds: float, seed: int) -> _Counted:
     requests = [_request(load, number) for number in range(1, load.keys + 1)]
     chosen = random.Random(seed)
+    unique = (b"%x-%x-%x" % (time_ns(), seed, number) for number in itertools.count())
     taken_ms: list[float] = []
     wrong: Counter[str] = Counter()
     selector = selectors.DefaultSelector()
@@ -74,7 +78,7 @@ def _drive(load: Load, connections: int, seconds: float, seed: int) -> _Counted:
         selector.register(connection.socket, selectors.EVENT_READ, connection)
     begun_s = perf_counter()
     for key in selector.get_map().values():
-        _send(key.data, chosen.choice(requests))
+        _send(key.data, chosen.choice(requests), unique)
     while (now_s := perf_counter()) - begun_s < seconds and selector.get_map():
         for key, _ in selector.select(timeout=0.1):
             connection = key.data
@@ -88,18 +92,21 @@ def _drive(load: Load, connections: int, seconds: float, seed: int) -> _Counted:
                 continue
             taken_ms.append((perf_counter() - connection.sent_s) * 1000)
             wrong["status"] += status // 100 != 2
-            _send(connection, chosen.choice(requests))
+            _send(connection, chosen.choice(requests), unique)
     return _Counted(taken_ms, wrong, now_s - begun_s)
 
 
 def _request(load: Load, number: int) -> bytes:
+    keyed = f"Idempotency-Key: {_UNIQUE.decode()}\r\n" if load.keyed else ""
     return (
-        f"POST {load.key_path(number)} HTTP/1.1\r\nHost: 127.0.0.1:{load.port}\r\n"
+        f"POST {load.key_path(number)} HTTP/1.1\r\nHost: 127.0.0.1:{load.port}\r\n{keyed}"
         f"Content-Type: application/json\r\nContent-Length: {len(load.body.encode())}\r\n\r\n{load.body}"
     ).encode()
 
 
-def _send(connection: _Connection, request: bytes) -> None:
+def _send(connection: _Connection, request: bytes, unique: Iterator[bytes]) -> None:
+    if _UNIQUE in request:
+        request = request.replace(_UNIQUE, next(unique))
     connection.got = b""
     connection.sent_s = perf_counter()
     connection.socket.sendall(request)

@@ -105,6 +105,14 @@ RULES = (
     ),
     Rule("hot_key_c64/keys_1000_c64", "hot_key_c64", "keys_1000_c64", Column.PER_SECOND, Bar.AT_LEAST, 0.8),
     Rule(
+        "keyed_1000_c64/keys_1000_c64",
+        "keyed_1000_c64",
+        "keys_1000_c64",
+        Column.PER_SECOND,
+        Bar.AT_LEAST,
+        0.8,
+    ),
+    Rule(
         "exec_cat_c16/spawn_limit_c16",
         "exec_cat_c16",
         "spawn_limit_c16",

@@ -49,11 +49,11 @@ class Spec:
     measure: Callable[[Bench, int], Measured]
 
 
-def _counter(connections: int, keys: int) -> Callable[[Bench, int], Measured]:
+def _counter(connections: int, keys: int, *, keyed: bool = False) -> Callable[[Bench, int], Measured]:
     path = "/v1/call/counter/k%d/add" if keys > 1 else "/v1/call/counter/hot/add"
 
     def measure(bench: Bench, number: int) -> Measured:
-        load = Load(bench.server.port, path, keys, _ADD, connections)
+        load = Load(bench.server.port, path, keys, _ADD, connections, keyed)
         return _driven(bench, load, number, stateful=True)
 
     return measure
@@ -86,6 +86,7 @@ SPECS = (
     Spec("hot_key_c64", 64, _counter(64, 1)),
     Spec("keys_1000_c64", 64, _counter(64, KEYS)),
     Spec("pgbench_c64", 64, _pgbench(64)),
+    Spec("keyed_1000_c64", 64, _counter(64, KEYS, keyed=True)),
     Spec("keys_1000_c16", 16, _counter(16, KEYS)),
     Spec("one_connection_c1", 1, _counter(1, KEYS)),
     Spec("pgbench_c1", 1, _pgbench(1)),
