@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from textwrap import dedent
@@ -15,7 +16,7 @@ import trio
 from front_door import Client, get, post
 from hostility import alive, in_each_language, problem, said, until
 
-from fix_node import PYTHON
+from fix_node import PYTHON, RUNTIMES
 from inversion.processes import worker
 from inversion.protocol.breaker import DEATHS, LONGEST_PAUSE_S, PROBES
 
@@ -335,39 +336,64 @@ async def test_a_hello_that_never_comes_is_a_502_then_refused(row, start_node, t
 # -- poison ----------------------------------------------------------------------------------------------
 
 
+async def beside_poison(node, row, path: str, keys: Sequence[str], poisoned: str) -> list[list[int]]:
+    """A well caller for each key, in a loop, and one who sends poison: what each of the callers got."""
+    served: list[list[int]] = [[] for _ in keys]
+    failed = []
+    over = False
+
+    async def well(number):
+        while not over:
+            answer = await node.call(f"{path}/{keys[number]}/add")
+            if answer.status == 200:
+                served[number].append(int(answer.body))
+            else:
+                failed.append(answer)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(len(keys)):
+            nursery.start_soon(well, number)
+        for _ in range(10 * row.times):
+            so_far = sum(map(len, served))
+            answer = await node.call(f"{path}/{poisoned}/poison")
+            row.fired(f"{problem(answer)['detail']}")
+            assert said(answer) == (502, "function_crashed", "not_applied")
+            assert (problem(answer)["exit_status"], problem(answer)["stderr"]) == (3, "it was poison")
+            assert await metric(node, "inversion_function_breaker_open", path) == 0
+            await until(lambda so_far=so_far: sum(map(len, served)) >= so_far + len(keys))
+            row.recovered()
+        over = True
+    assert not failed
+    return served
+
+
 @in_each_language
 @pytest.mark.fault("F21", f"a caller repeats a message that kills, beside {WELL_CALLERS} others")
 async def test_whoever_sends_poison_is_alone_with_it(language, row, start_node, tmp_path):
     starts = tmp_path / "starts"
     toml = mortal(language, starts=starts, processes="{ max = 2 }")
     async with start_node(toml) as node:
-        served = [0] * WELL_CALLERS
-        failed = []
-        over = False
-
-        async def well(number):
-            while not over:
-                answer = await node.call(f"mortal/k{number}/add")
-                if answer.status == 200:
-                    served[number] += 1
-                else:
-                    failed.append(answer)
-
-        async with trio.open_nursery() as nursery:
-            for number in range(WELL_CALLERS):
-                nursery.start_soon(well, number)
-            for _ in range(10 * row.times):
-                so_far = sum(served)
-                answer = await node.call("mortal/poisoned/poison")
-                row.fired(f"{problem(answer)['detail']}")
-                assert said(answer) == (502, "function_crashed", "not_applied")
-                assert (problem(answer)["exit_status"], problem(answer)["stderr"]) == (3, "it was poison")
-                assert await metric(node, "inversion_function_breaker_open", "mortal") == 0
-                await until(lambda so_far=so_far: sum(served) >= so_far + WELL_CALLERS)
-                row.recovered()
-            over = True
-        assert not failed
+        keys = [f"k{number}" for number in range(WELL_CALLERS)]
+        served = await beside_poison(node, row, "mortal", keys, "poisoned")
         assert len(starts.read_text().splitlines()) >= 10 * row.times
-        for number in range(WELL_CALLERS):
-            assert await count(node, f"mortal/k{number}") == served[number]
+        for key, counts in zip(keys, served, strict=True):
+            assert counts == list(range(1, len(counts) + 1))
+            assert await count(node, f"mortal/{key}") == len(counts)
         assert await count(node, "mortal/poisoned") == 0
+
+
+@in_each_language
+@pytest.mark.fault("F21", f"a message that kills, in one frame with those of {WELL_CALLERS} others")
+async def test_poison_in_a_turn_of_many_fails_alone(language, row, start_node):
+    program = str(FUNCTIONS / f"poisonable.{language.replace('python', 'py').replace('node', 'js')}")
+    command = orjson.dumps([COMMANDS[language][0], program]).decode()
+    toml = f"""
+        [functions.hot]
+        command = {command}
+        env = {{ PYTHONPATH = "{RUNTIMES}/python" }}
+        """
+    async with start_node(toml) as node:
+        served = await beside_poison(node, row, "hot", ["k"] * WELL_CALLERS, "k")
+        attempts = [attempt for each in served for attempt in each]
+        assert await count(node, "hot/k") == len(attempts)
+        assert set(attempts) == {1, 2}, "some were in a frame with the poison and ran once more"
