@@ -40,7 +40,7 @@ CHUNKS = [
         for line in (
             *(b"", b"0x5", b"+5", b"-5", b"-0", b" 5", b"\t5", b"5 ", b"5\t", b"5 5", b"5,5", b"5.", b"5h"),
             *(b"g", b"5\0", b"\x0b5", b"'5'", b"\xd9\xa5", b"000000005", b"ffffffff5", b"f" * 17, b"5\r"),
-            *(b"5;a\rb", b"5;a\0b", b"5;\x1b[2J", b"5;a\x7f"),
+            *(b"5 ;a", b"5\t;a", b"5;a\rb", b"5;a\0b", b"5;\x1b[2J", b"5;a\x7f"),
         )
     ),
     refuses("LF behind a size", chunked(b"5\nhello\r\n" + LAST), "2.2: bare LF"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from contextlib import suppress
 
 import h11
 import pytest
@@ -193,14 +194,27 @@ class Recorder:
         return refuse(error)
 
 
-@given(spoilt())
-@example(b"\rPOST " + CALL + b" HTTP/1.1\r\nHost: a\r\n\r\n")
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
-async def test_no_spoilt_request_is_an_error_of_ours_or_seen_otherwise_than_by_h11(raw):
+@given(spoilt(), st.floats(0, 1))
+@example(b"\rPOST " + CALL + b" HTTP/1.1\r\nHost: a\r\n\r\n", 0.0)
+@example(chunked(b"1 ;a=b\r\n1\r\n0\r\n\r\n"), 0.0)
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+async def test_no_spoilt_request_is_an_error_of_ours_or_seen_otherwise_than_by_h11(raw, cut):
     recorder = Recorder()
     async with open_door(application=recorder) as door:
         answers = await door.exchange(raw)
         seen = recorder.bodies.copy()
+        # In two pieces it is the same.
+        recorder.bodies.clear()
+        client = await door.connect()
+        client.stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await client.send(raw[: int(len(raw) * cut)])
+        await trio.testing.wait_all_tasks_blocked(0.0001)
+        await client.send(raw[int(len(raw) * cut) :])
+        with suppress(OSError):  # it has been closed
+            await client.send_eof()
+        again = await client.answers_to_the_end()
+        assert [answer.status for answer in again] == [answer.status for answer in answers]
+        assert recorder.bodies == seen
         assert [answer.status for answer in await door.exchange(post(CALL, NEXT))] == [200]
     assert all(answer.status < 500 for answer in answers)
     read, _refused = h11_reads(raw, forgiving=True)

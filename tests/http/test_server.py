@@ -49,6 +49,16 @@ def test_a_port_just_left_can_be_taken_again() -> None:
     open_tcp("127.0.0.1", port).close()
 
 
+def test_the_kernel_gives_up_a_client_that_takes_nothing_also_after_we_closed() -> None:
+    listener = open_tcp("127.0.0.1", 0)
+    with socket.create_connection(("127.0.0.1", listener.port)):
+        served, _ = listener.sockets[0].accept()
+        with served:
+            given_up_after_ms = served.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+    listener.close()
+    assert given_up_after_ms == Deadlines().send_s * 1_000
+
+
 async def test_a_unix_socket_is_for_this_user_only_and_goes_with_the_server(tmp_path: Path) -> None:
     path = tmp_path / "admin.sock"
     async with open_door(listener=open_unix(path)) as door:

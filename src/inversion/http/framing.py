@@ -36,7 +36,7 @@ _LINE_END: Final = b"\r\n"
 HEAD_END: Final = b"\r\n\r\n"
 
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
-_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]+)([\t ]*;[\t\x20-\x7e\x80-\xff]*)?")
+_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]+)(;[\t\x20-\x7e\x80-\xff]*)?")
 #: What may follow known field lines: a strict part of what httptools takes; all else goes to httptools.
 _PLAIN_LINE = re.compile(
     rb"(GET|HEAD|POST|PUT|PATCH|DELETE) (/[A-Za-z0-9._~:@!$&'()*+,;=%/-]*)"

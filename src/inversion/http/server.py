@@ -170,6 +170,7 @@ class Server:
         self._connections: set[Connection] = set()
         self._gone = trio.Event()  #: the last connection has ended
         self._accepting = trio.CancelScope()
+        self._is_short = False  #: of files or memory, since the last accept; said once
         self._sweep_s = min(_SWEEP_S, self._service.deadlines.shortest_s / 4)
 
     @property
@@ -236,8 +237,11 @@ class Server:
                 if error.errno not in _OUT_OF_RESOURCES:
                     continue  # this client gave up while it was queued
                 self.counters.accept_failures += 1
-                _log.warning("cannot accept a connection", reason=error.strerror)
+                if not self._is_short:
+                    _log.warning("cannot accept connections; trying again", reason=error.strerror)
+                self._is_short = True
                 return False
+            self._is_short = False
             sock.setblocking(False)
             if len(self._connections) >= self._most:
                 self._turn_away(sock)
