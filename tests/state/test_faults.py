@@ -17,6 +17,7 @@ from walking import DELETING, KEEPING, a_store, commit, load, put, putting, read
 from fix_postgres import Cluster
 from inversion.config import Limits
 from inversion.errors import Abandoned, Code, Conflict, InversionError
+from inversion.gate import Gate, Walk
 from inversion.messages import Address, State
 from inversion.state.migrate import NotMigrated, migrate
 from inversion.state.postgres import UnfitServer
@@ -279,6 +280,25 @@ async def test_a_reader_is_told_at_its_deadline_and_forgotten() -> None:
         store.sweep(7.0)
         assert store.waiting == 0
     assert (raised[0].code, raised[0].retry_after_s) == (Code.DATABASE_UNAVAILABLE, 1)
+
+
+async def test_a_reader_that_left_and_waits_for_something_else_is_left_alone() -> None:
+    store = a_store("host=/nowhere")
+    elsewhere: Gate[tuple[str, str], None] = Gate()
+
+    async def read_it_and_go_on() -> None:
+        with pytest.raises(InversionError):
+            await store.read_state(Address("counter", "k"), 7.0)
+        await elsewhere.wait(("the next", "request"))
+
+    ended: list[Exception | None] = []
+    Walk(read_it_and_go_on(), ended.append).start()
+    store.sweep(7.0)
+    assert store.waiting == 0
+    assert [reader.item for reader in elsewhere.waiting] == [("the next", "request")]
+    for reader in elsewhere.waiting:
+        reader.resume(None)
+    assert ended == [None]
 
 
 async def test_a_reader_leaves_at_its_deadline_though_its_statement_is_under_way(

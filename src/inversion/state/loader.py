@@ -154,18 +154,19 @@ class Readers(Gate[Read, State]):
         self.withdraw(_forsaken, _too_late)
 
     async def _fetch(self, reader: Walk[Read, State]) -> None:
+        read = reader.item  # a reader that has left waits elsewhere, for something else
         try:
-            state = await self._loads.wait(reader.item)
+            state = await self._loads.wait(read)
         except Exception as error:
-            if self._leaves(reader):
+            if self._leaves(reader, read):
                 reader.throw(error)
         else:
-            if self._leaves(reader):
+            if self._leaves(reader, read):
                 reader.resume(state)
 
-    def _leaves(self, reader: Walk[Read, State]) -> bool:
+    def _leaves(self, reader: Walk[Read, State], read: Read) -> bool:
         """Whether it was still here: its deadline may have passed while its statement ran."""
-        if reader.item.forsaken:
+        if read.forsaken:
             return False
         self.waiting.remove(reader)
         return True
