@@ -137,6 +137,7 @@ async def test_a_connection_too_many_is_told_so_and_the_next_is_served(
         one_more = await connect(node)
         said = refusal(await one_more.answer())
         row.fired(said)
+        assert "limits.connections" in said
         with pytest.raises(EndOfAnswers):
             await one_more.answer()
         await one_more.aclose()

@@ -268,7 +268,9 @@ class Server:
         """Over the limit: one answer, as far as it fits, and no walk."""
         self.counters.connections_refused += 1
         error = RequestRefused(
-            Code.QUEUE_FULL, f"this server has {self._most} connections, its limit", retry_after_s=1
+            Code.QUEUE_FULL,
+            f"this door has {self._most} connections (limits.connections); try again",
+            retry_after_s=1,
         )
         Connection(sock, self._service).turn_away(error)
 
