@@ -106,22 +106,33 @@ MODELS: Final[Mapping[str, Model]] = {
 }
 #: The handler that shows all of the state, in every model.
 READ: Final = "read"
+#: `GET /v1/state`, in every model: the state as it is stored.
+STATE: Final = "state"
 
 
 def claims_to_write(kind: str, answer: Json) -> bool:
     """Whether an answer, as it stands, is that of a message that is a version of its own."""
-    return not (kind == READ or answer is False or (isinstance(answer, dict) and "refused" in answer))
+    return not (
+        kind in (READ, STATE) or answer is False or (isinstance(answer, dict) and "refused" in answer)
+    )
 
 
 def model_of(entity: str, models: Mapping[str, Model] = MODELS) -> Model:
-    return models[entity.partition("/")[0]]
+    """An entity is `model/name`, or `model-language/name`."""
+    return models[entity.partition("/")[0].partition("-")[0]]
 
 
 def step(model: Model, state: State, version: int, kind: str, given: Json, if_match: int | None) -> Step:
     """The model's step, or the refusal of an If-Match that does not fit the version."""
     if if_match is not None and if_match != version:
         return state, MISMATCH, False
+    if kind == STATE:
+        return state, refused("no_state") if state is ABSENT else _shown(state), False
     return model(state, kind, given)
+
+
+def _shown(state: State) -> Json:
+    return list(state) if isinstance(state, tuple) else state
 
 
 def _unknown(model: str, kind: str, given: Json) -> ValueError:

@@ -1,0 +1,118 @@
+"""What a client asks next, and of which entity.
+
+Few entities at a time, so that clients meet: of each function one that most ask, and two that some do.
+After so many calls an entity is left and the next one begins, which keeps the search for unknown deeds
+short. Inputs are unlike each other, so that a deed that is lost, doubled or denied leaves a trace that no
+other explains.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Final
+
+import attrs
+from tests.faults.history.models import STATE
+from tests.faults.history.operation import Json
+
+#: Calls of one entity. A journal is answered whole, and grows.
+CALLS: Final = {"register": 400, "counter": 400, "journal": 120, "bank": 300, "life": 400}
+#: Of three entities: how often each is asked.
+WEIGHTS: Final = (0.7, 0.2, 0.1)
+READS: Final = 0.25
+IF_MATCHES: Final = 0.05
+
+
+@attrs.frozen
+class Wanted:
+    slot: Slot
+    entity: str
+    kind: str
+    input: Json
+    key: str | None
+    if_match: int | None
+
+
+@attrs.define(eq=False)
+class Slot:
+    """One entity after the other, and what was last heard of the present one."""
+
+    function: str
+    name: str
+    calls: int
+    generation: int = 0
+    asked: int = 0
+    version: int = 0
+    value: Json = None  #: a register's, as far as anybody knows
+
+    @property
+    def model(self) -> str:
+        return self.function.partition("-")[0]
+
+    @property
+    def entity(self) -> str:
+        return f"{self.function}/{self.name}-{self.generation}"
+
+    def ask(self) -> str:
+        """The entity for one more call."""
+        if self.asked >= self.calls:
+            self.generation += 1
+            self.asked = self.version = 0
+            self.value = None
+        self.asked += 1
+        return self.entity
+
+    def heard(self, entity: str, version: int | None) -> None:
+        if version is not None and entity == self.entity:
+            self.version = max(self.version, version)
+
+
+class Asking:
+    """For all clients of a run."""
+
+    def __init__(self, functions: Sequence[str], run: str, dice: random.Random, keyed: float) -> None:
+        self._dice = dice
+        self._keyed = keyed
+        self._numbers = 0
+        self.slots = [
+            [Slot(function, f"{run}-{number}", CALLS[function.partition("-")[0]]) for number in range(3)]
+            for function in functions
+        ]
+        self.entities: set[str] = set()
+
+    def next(self, client: str) -> Wanted:
+        dice = self._dice
+        self._numbers += 1
+        (slot,) = dice.choices(dice.choice(self.slots), WEIGHTS)
+        entity = slot.ask()
+        self.entities.add(entity)
+        kind, given = self._message(slot, f"{client}.{self._numbers}")
+        key = f"{client}-{self._numbers}" if kind != STATE and dice.random() < self._keyed else None
+        if_match = None
+        if kind != STATE and slot.version > 0 and dice.random() < IF_MATCHES:
+            if_match = slot.version
+        return Wanted(slot, entity, kind, given, key, if_match)
+
+    def _message(self, slot: Slot, token: str) -> tuple[str, Json]:
+        dice = self._dice
+        if dice.random() < READS:
+            return dice.choice(("read", STATE)), None
+        match slot.model:
+            case "register" if dice.random() < 0.6:
+                before, slot.value = slot.value, token
+                return "cas", {"from": before, "to": token}
+            case "register":
+                slot.value = token
+                return "write", token
+            case "counter":
+                return "add", dice.randrange(1, 1_000_000)
+            case "journal":
+                return "append", token
+            case "bank":
+                source, target = dice.sample(range(4), 2)
+                return "transfer", {"from": source, "to": target, "amount": dice.randrange(1, 90)}
+            case "life":
+                kind = dice.choice(("create", "create", "replace", "delete"))
+                return kind, (None if kind == "delete" else token)
+        raise ValueError(slot.function)

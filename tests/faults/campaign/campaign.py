@@ -1,0 +1,148 @@
+"""One run: nodes on one database, clients, faults; then all heals, and everything is read once more."""
+
+from __future__ import annotations
+
+import random
+import signal
+from pathlib import Path
+from time import perf_counter_ns
+from typing import Final
+
+import attrs
+import trio
+from tests.faults.campaign.asking import Asking, Slot, Wanted
+from tests.faults.campaign.clients import CallingClient, Tally
+from tests.faults.campaign.faults import Faults
+from tests.faults.campaign.nodes import Node, write_functions
+from tests.faults.history.models import READ, STATE
+from tests.faults.history.operation import HistoryWriter, Outcome
+from tests.fix_postgres import Cluster
+
+from inversion.state.migrate import migrate
+
+HEAL_S: Final = 120.0
+LAST_ANSWERS: Final = 5  #: of each node, after the last fault
+LOOK_S: Final = 1.0
+TICK_S: Final = 0.05
+NOWHERE: Final = Slot("", "", 1 << 60)  #: of a read that no slot is to hear of
+
+
+@attrs.frozen
+class Options:
+    seconds: float
+    nodes: int = 1
+    clients: int = 12
+    keyed: float = 0.35
+    every_s: float = 2.0  #: between a recovery and the next fault
+    pause_s: float = 0.0  #: of a client between two calls
+    seed: int = 1
+
+    @property
+    def long(self) -> bool:
+        return self.seconds >= 600
+
+
+class Campaign:
+    def __init__(self, options: Options, folder: Path, postgres: Cluster, database_url: str) -> None:
+        self.options = options
+        self.history = folder / "history.jsonl"
+        self.tally = Tally()
+        self.wrong: list[str] = []
+        self.final_reads = 0
+        self._dice = random.Random(f"campaign {options.seed}")
+        self.nodes = [
+            Node(f"n{number}", folder / f"n{number}", database_url) for number in range(options.nodes)
+        ]
+        (functions,) = {tuple(write_functions(node.folder)) for node in self.nodes}
+        self._asking = Asking(functions, f"r{options.seed}", self._dice, options.keyed)
+        self._database_url = database_url
+        self._writer = HistoryWriter(self.history)
+        self._clients = [self._client(f"c{number}") for number in range(options.clients)]
+        self.faults = Faults(
+            self.nodes,
+            postgres,
+            self._clients,
+            self.tally,
+            functions,
+            long_stops=options.long and options.nodes > 1,
+            dice=random.Random(f"faults {options.seed}"),
+        )
+
+    def _client(self, name: str) -> CallingClient:
+        return CallingClient(name, self.nodes, self._asking, self._writer, self.tally)
+
+    async def run(self) -> None:
+        try:
+            await migrate(self._database_url)
+            with self._writer:
+                async with trio.open_nursery() as starting:
+                    for node in self.nodes:
+                        starting.start_soon(node.start)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._look_for_ever)
+                    nursery.start_soon(self._tick_for_ever)
+                    await self._disturb()
+                    await self._read_everything()
+                    for node in self.nodes:
+                        await node.look()
+                    nursery.cancel_scope.cancel()
+            for node in self.nodes:
+                status = await node.end(signal.SIGTERM)
+                if status != 0:
+                    self.wrong.append(f"{node.name} ended with {status}")
+        finally:
+            for node in self.nodes:
+                if node.process is not None and node.process.poll() is None:
+                    node.process.kill()
+                    node.process.wait()
+
+    async def _disturb(self) -> None:
+        end_clients, end_faults = trio.Event(), trio.Event()
+        async with trio.open_nursery() as clients:
+            for client in self._clients:
+                clients.start_soon(client.run, end_clients, self.options.pause_s)
+            async with trio.open_nursery() as faults:
+                faults.start_soon(self.faults.run, end_faults, self.options.every_s)
+                await trio.sleep(self.options.seconds)
+                end_faults.set()
+            end_clients.set()
+
+    async def _read_everything(self) -> None:
+        """After the last heal every node answers, and so does every entity there was."""
+        reader = self._client("last")
+        entities = sorted(self._asking.entities)
+        with trio.move_on_after(HEAL_S) as waiting:
+            for node in self.nodes:
+                good = 0
+                while good < LAST_ANSWERS:
+                    good = good + 1 if await self._read(reader, self._dice.choice(entities), node) else 0
+        if waiting.cancelled_caught:
+            self.wrong.append(f"{HEAL_S:g} s after the last fault not every node answers")
+        else:
+            for entity in entities:
+                if await self._read(reader, entity, self._dice.choice(self.nodes)):
+                    self.final_reads += 1
+                else:
+                    self.wrong.append(f"{entity} could not be read in peace")
+        await reader.aclose()
+
+    async def _read(self, reader: CallingClient, entity: str, node: Node) -> bool:
+        """Whether it was answered."""
+        kind = self._dice.choice((READ, STATE))
+        told = await reader.ask(Wanted(NOWHERE, entity, kind, None, None, None), node)
+        return told is not None and told[0].ran and told[0].outcome is not Outcome.UNKNOWN
+
+    async def _look_for_ever(self) -> None:
+        while True:
+            for node in self.nodes:
+                if node.up:
+                    await node.look()
+            await trio.sleep(LOOK_S)
+
+    async def _tick_for_ever(self) -> None:
+        """How late this process is itself: that much later may a call be seen to end."""
+        while True:
+            due_ns = perf_counter_ns() + int(TICK_S * 1e9)
+            await trio.sleep(TICK_S)
+            lag_s = (perf_counter_ns() - due_ns) / 1e9
+            self.tally.lag_s = max(lag_s, self.tally.lag_s * 0.995)  # halves in seven seconds

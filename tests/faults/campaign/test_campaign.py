@@ -1,0 +1,40 @@
+"""The campaign, small: `python -m tests.faults --minutes 60` is the long one."""
+
+from __future__ import annotations
+
+import random
+import uuid
+from pathlib import Path
+
+import pytest
+import trio
+from tests.faults.campaign.campaign import Campaign, Options
+from tests.faults.campaign.report import Floors, markdown, report_of
+from tests.faults.history.operation import Outcome, read_history, write_history
+
+from fix_postgres import Cluster
+
+
+@pytest.mark.timeout(240)
+async def test_a_minute_of_every_fault_leaves_a_history_that_can_be(
+    postgres_server: Cluster, short_folder: Path
+) -> None:
+    folder = short_folder / uuid.uuid4().hex[:8]
+    folder.mkdir()
+    options = Options(seconds=45, nodes=2, clients=8, every_s=0.3, pause_s=0.01, seed=random.randrange(10**6))
+    campaign = Campaign(options, folder, postgres_server, postgres_server.conninfo)
+    with trio.fail_after(220):
+        await campaign.run()
+    report = report_of(campaign, Floors(of_a_kind=10, fired=1, conflicts=1, resolved=0))
+    assert report["wrong"] == [], f"seed {options.seed}\n{markdown(report)}"
+
+    # The same history, made wrong in one place, is no pass: the floors and the checker are not asleep.
+    operations = list(read_history(campaign.history))
+    lost = next(
+        each
+        for each in operations
+        if each.kind == "append" and each.outcome is Outcome.APPLIED and each.key is None
+    )
+    write_history(campaign.history, [each for each in operations if each is not lost])
+    assert any(lost.entity in sentence for sentence in report_of(campaign, Floors(fired=99))["wrong"])
+    assert "node killed: fired" in " ".join(report_of(campaign, Floors(fired=99))["wrong"])
