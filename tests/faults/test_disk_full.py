@@ -77,12 +77,17 @@ def ours(initialized_folder: Path) -> None:
         pytest.skip("user namespaces are refused here: the server runs as another account")
 
 
+@pytest.fixture
+def tables_disk(make_disk: Callable[[str, int], Disk]) -> Disk:
+    return make_disk("tables", 24)
+
+
 @pytest.mark.fault("D7", "the tables' disk is full: SQLSTATE 53100")
 @pytest.mark.usefixtures("ours")
 async def test_a_full_disk_of_the_tables_is_answered_at_once_and_heals_by_itself(
-    make_disk: Callable[[str, int], Disk], own_server: Server, serve_node: ServeNode, row: Row
+    tables_disk: Disk, own_server: Server, serve_node: ServeNode, row: Row
 ) -> None:
-    disk = make_disk("tables", 24)
+    disk = tables_disk
     own_server.ask(f"CREATE TABLESPACE small LOCATION '{disk.path}'")
     own_server.ask("CREATE DATABASE small TABLESPACE small")
     url = make_conninfo(own_server.url, dbname="small")
