@@ -27,7 +27,7 @@ class Entry:
 
     key: str
     token: str
-    sent_s: float = 0.0  #: the whole of it was given to the kernel
+    sent_s: float = 0.0  #: from this moment it was on its way
     answered_s: float = 0.0
     answer: Answer | None = None
     torn: str = ""  #: why there is no answer
@@ -95,8 +95,8 @@ class Ledger:
                     if client is None:
                         client = await connect(url)
                     target = f"/v1/call/journal/{key}/add".encode()
-                    await client.stream.send_all(post(target, b'"%b"' % entry.token.encode(), *lines))
                     entry.sent_s = perf_counter()
+                    await client.stream.send_all(post(target, b'"%b"' % entry.token.encode(), *lines))
                     entry.answer = await client.answer()
                 except (OSError, trio.BrokenResourceError, EndOfAnswers) as error:
                     entry.torn = repr(error)
@@ -118,8 +118,8 @@ class Ledger:
         client = await connect(url)
         async with client.stream:
             target = f"/v1/call/journal/{entry.key}/add".encode()
-            await client.send(post(target, b'"%b"' % entry.token.encode()))
             entry.sent_s = perf_counter()
+            await client.send(post(target, b'"%b"' % entry.token.encode()))
             entry.answer = await client.answer()
             entry.answered_s = perf_counter()
 

@@ -57,7 +57,7 @@ async def test_calls_wait_out_a_killed_server_to_their_deadline_and_succeed_once
     for entry in ledger.entries:
         if entry.code == "database_unavailable":
             assert entry.outcome == "not_applied"
-            assert entry.answered_s - entry.sent_s > 0.6, "it did not wait to its deadline"
+            assert entry.answered_s - entry.sent_s >= 0.7, "it did not wait to its deadline"
             assert entry.answer is not None
             assert entry.answer.fields["retry-after"] == "1"
         elif entry.code == "deadline":
@@ -285,7 +285,7 @@ async def test_a_server_that_became_read_only_is_unavailable_until_it_is_not(
                 assert row.recovered() < 5.0
         said = end_and_read(command)
     assert "read-only" in said
-    assert set(ledger.told()) <= {"ok", "database_unavailable"}
+    assert set(ledger.told()) <= {"ok", "database_unavailable", "deadline"}
     ledger.check(own_server.url)
 
 

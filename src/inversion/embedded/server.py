@@ -25,7 +25,7 @@ from inversion.embedded.leftovers import POLL_S, end_leftovers, pid_file_text
 from inversion.embedded.place import STATE_FOLDER, SUPERUSER, Account, Place, settle
 
 SLOW_START_S = 10.0  #: crash recovery may take minutes; a sentence in the log every so often
-RESTART_MIN_S, RESTART_MAX_S = 0.1, 2.0  #: a full disk that has space again is to be noticed soon
+RESTART_MIN_S, RESTART_MAX_S = 0.1, 1.0  #: a full disk that has space again is to be noticed soon
 STEADY_S = 30.0  #: after a life this long the next start is an attempt like the first
 FAREWELL = ((signal.SIGINT, 5.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0))  #: fast, immediate, by force
 HURRIED = ((signal.SIGQUIT, 1.0), (signal.SIGKILL, 5.0))  #: nothing is lost, the next start recovers
