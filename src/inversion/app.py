@@ -176,10 +176,13 @@ class _Node:
             path.parent.mkdir(mode=0o700, exist_ok=True)
             return open_unix(path)
         except OSError as error:
-            if error.errno not in _NOT_WRITABLE:
+            if isinstance(error, CannotListen) and error.errno not in _NOT_WRITABLE:
                 raise
             if self._options.database_url is None:
-                raise StartError(f"{path}: {error.strerror}; the embedded database lies there") from None
+                raise StartError(
+                    f"{path.parent} cannot be used ({error.strerror}), and the embedded database lies there: "
+                    "give the folder to this user, move away what is in its place, or give --database-url"
+                ) from None
             _log.info(
                 "no admin socket: commands on this host ask over TCP", path=str(path), reason=error.strerror
             )

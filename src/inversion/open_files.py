@@ -7,12 +7,17 @@ above 1024, others close every number up to it): start it within `as_at_start`.
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
+import sys
 from collections.abc import Iterator
 from typing import Final
 
 #: More than any configuration needs; some hosts allow a thousand times as many.
 _ENOUGH: Final = 1 << 20
+
+#: The node has some twenty of its own, a function takes four; PostgreSQL refuses to start with fewer.
+_LEAST: Final = 64
 
 _at_start: tuple[int, int] | None = None  #: None: nothing was raised
 
@@ -27,6 +32,25 @@ def raise_limit() -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
     _at_start = soft, hard
     return most
+
+
+def lack(files: int) -> str | None:
+    """Why a node cannot even start with so many files, or on this host; None: it can."""
+    if files < _LEAST:
+        return f"only {files} files may be opened: raise `ulimit -n` to {_LEAST} or more (1024 is usual)"
+    if sys.platform == "linux" and not os.path.isdir("/proc/self/fd"):
+        return "there is no /proc here: mount it (mount -t proc proc /proc)"
+    return None
+
+
+def fill_standard() -> None:
+    """Where standard input, output or error was closed, /dev/null takes its number: no socket must get it."""
+    while (file := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(file, True)
+    os.close(file)
+    sys.stdin = sys.stdin or open(0)  # noqa: SIM115
+    sys.stdout = sys.stdout or open(1, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w")  # noqa: SIM115
 
 
 @contextlib.contextmanager

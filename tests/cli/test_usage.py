@@ -16,7 +16,7 @@ from inversion.app import Options
 from inversion.cli import inversion
 from inversion.config import Config, Mode
 
-BUILT = sorted(["dev", "health", "invoke", "migrate", "serve", "state", "doctor"])
+BUILT = ["dev", "doctor", "health", "invoke", "migrate", "serve", "state"]
 
 
 @pytest.fixture(autouse=True)

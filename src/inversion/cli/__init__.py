@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import click
 
-from inversion import __version__
+from inversion import __version__, open_files
 from inversion.cli.asking import health, invoke, state
 from inversion.cli.examining import doctor
 from inversion.cli.migrating import migrate
@@ -28,4 +28,5 @@ for command in (dev, serve, migrate, invoke, state, health, doctor):
 
 def main() -> None:
     """Run the command that the command line names."""
+    open_files.fill_standard()
     inversion(prog_name="inversion")

@@ -169,6 +169,8 @@ def _run(
     if not dev:  # on a laptop there is no secret, but perhaps a debugger
         privacy.keep_memory_private()
     files = open_files.raise_limit()
+    if (lack := open_files.lack(files)) is not None:
+        fail(lack, EXIT_ABSENT)
     if files < config.limits.connections:
         logs.get_logger("cli").warning(
             "few open files are allowed: raise `ulimit -n`, or lower limits.connections",

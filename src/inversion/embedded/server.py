@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -110,7 +111,7 @@ class EmbeddedPostgres:
             how = f"exit status {process.returncode}"
             if not announced:
                 said = _tail(place.log, log_position)
-                raise EmbeddedUnavailable(f"PostgreSQL did not start ({how}). {place.log} says: {said}")
+                raise EmbeddedUnavailable(f"PostgreSQL did not start ({how}){_advice(said, place)}")
             self.restarts += 1
             if trio.current_time() - begun_s > STEADY_S:
                 pause_s = RESTART_MIN_S
@@ -187,13 +188,34 @@ async def _create_cluster(place: Place) -> None:
             process.kill()
             process.wait()
     if process.returncode != 0:
-        raise EmbeddedUnavailable(f"initdb failed ({process.returncode}): {_tail(place.log, log_position)}")
+        said = _tail(place.log, log_position)
+        raise EmbeddedUnavailable(f"initdb failed ({process.returncode}){_advice(said, place)}")
     new.rename(place.data)
     parent = os.open(place.data.parent, os.O_RDONLY)
     try:
         os.fsync(parent)  # the rest initdb has synced
     finally:
         os.close(parent)
+
+
+#: What PostgreSQL says -> what to do.
+_ADVICE = (
+    ("shared memory segment", "/dev/shm is too small or not writable: docker run --shm-size=128m"),
+    ("free disk space|No space left", "the disk of {folder} is full: make room there"),
+    ("file descriptors|Too many open files", "too few files may be opened: raise `ulimit -n` to 256 or more"),
+    ("Cannot allocate memory|could not fork", "memory or processes are short: allow this user more of them"),
+)
+#: The lines of a log that say why.
+_REASON = re.compile(r"FATAL|PANIC|ERROR|error:|HINT|DETAIL|could not|No space", re.IGNORECASE)
+
+
+def _advice(said: str, place: Place) -> str:
+    """The end of the sentence: what to do, where that is known, and what the log says."""
+    for words, what in _ADVICE:
+        if re.search(words, said):
+            reasons = " | ".join(line for line in said.split(" | ") if _REASON.search(line))
+            return f": {what.format(folder=place.data.parent)}. {place.log} says: {reasons}"
+    return f". {place.log} says: {said}"
 
 
 def _is_cluster(data: Path, binaries: Binaries) -> bool:

@@ -53,6 +53,9 @@ _SWEEP_S: Final = 1.0
 class CannotListen(OSError):
     """An address could not be had. The text names it and the remedy."""
 
+    def __str__(self) -> str:
+        return self.strerror or ""  # the number says nothing to people
+
 
 @attrs.frozen(slots=True, eq=False)
 class Listener:
@@ -78,7 +81,9 @@ def open_tcp(host: str, port: int, flag: str = "--port") -> Listener:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
-        raise CannotListen(error.errno, f"cannot listen on {host}: {error.strerror}") from None
+        raise CannotListen(
+            error.errno, f"cannot listen on {host}: {error.strerror}: correct the host"
+        ) from None
     sockets: list[socket.socket] = []
     try:
         for family, kind, protocol, _, (ip, _port, *scope) in dict.fromkeys(found):

@@ -126,6 +126,11 @@ def _program(function: Function, env: Mapping[str, str]) -> str:
     path = Path(os.path.abspath(function.folder / name))
     if not path.is_file():
         raise CannotStart(f"{asks} does not exist (looked for {path}): correct `command`")
+    if os.statvfs(path).f_flag & os.ST_NOEXEC:
+        raise CannotStart(
+            f"{asks} lies on a file system that is mounted noexec: name its interpreter in `command`, "
+            f"move it, or remount {path.parent} with exec"
+        )
     if not os.access(path, os.X_OK):
         raise CannotStart(f"{asks} is not executable: chmod +x {path}")
     return str(path)

@@ -388,7 +388,10 @@ def main() -> None:
     except OSError as error:
         node.send(REPORT.pack(UNFIT, 0, 0, 0) + str(error).encode())
         sys.exit(1)
-    node.send(REPORT.pack(READY, 0, 0, 0))
+    try:
+        node.send(REPORT.pack(READY, 0, 0, 0))
+    except BrokenPipeError:
+        return  # the node could not start, and is gone
     spawner.serve()
     spawner.end()
 

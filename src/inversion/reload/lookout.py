@@ -155,11 +155,12 @@ class Lookout:
 
     def _watch(self, folders: Collection[Path]) -> RustNotify | None:
         """None: there will be no notices."""
-        from watchfiles._rust_notify import (
-            RustNotify,
-            WatchfilesRustInternalError,
-        )  # `serve` needs none of it
-
+        try:  # here, for `serve` needs none of it
+            from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError
+        except ImportError as error:
+            self._without_notices = True
+            _log.warning(f"{error}: files are looked at every {_POLL_S:g} s. pip install watchfiles")
+            return None
         paths = [str(folder) for folder in folders if folder.is_dir()]
         if self._without_notices or not paths:
             return None

@@ -85,7 +85,10 @@ async def attempts(conninfo: str, failures: list[str]) -> Sequence[Mapping[str, 
     try:
         given = {name: str(value) for name, value in conninfo_to_dict(conninfo).items() if value is not None}
     except psycopg.Error as error:
-        raise UnfitServer(f"the database URL cannot be read: {' '.join(str(error).split())}") from None
+        why = " ".join(str(error).split())
+        raise UnfitServer(
+            f"the database URL cannot be read: {why}. Write postgresql://USER@HOST/DATABASE"
+        ) from None
     if "hostaddr" in given or "service" in given or "PGSERVICE" in os.environ:
         return [given]
     hosts = given.get("host", os.environ.get("PGHOST", "")).split(",")
