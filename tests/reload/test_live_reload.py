@@ -310,6 +310,27 @@ async def test_functions_are_added_removed_and_changed_with_the_config(start_dev
             assert await dev.call("leaving", 5) == (200, 5)
 
 
+async def test_a_function_that_is_removed_and_put_back_under_load_is_there_or_not_and_never_fails(
+    start_dev: StartDev,
+) -> None:
+    both = PYTHON + function("other", sys.executable, "counter.py")
+    async with start_dev(both, {"counter.py": PYTHON_CODE}) as dev, trio.open_nursery() as nursery:
+        load = Load(dev, nursery)
+        for key in ("hot", "hot", "cold"):
+            nursery.start_soon(load.run, f"other/{key}/slow")
+        for times in (1, 2, 3):
+            await until(lambda: load.answers.get("other/hot/slow", [None])[-1:] == [1])
+            (dev.folder / "inversion.toml").write_text(PYTHON)
+            await dev.says("removed other", times)
+            await until(lambda: isinstance(load.answers["other/hot/slow"][-1], dict))
+            (dev.folder / "inversion.toml").write_text(both)
+            await dev.says("reloaded other", times)
+        await load.hears("other/hot/slow", 1)
+        load.stopping = True
+    assert load.refused
+    assert {(status, body["code"]) for status, body in load.refused} == {(404, "no_function")}
+
+
 async def test_a_touched_file_and_what_is_no_code_change_nothing(start_dev: StartDev) -> None:
     async with start_dev(PYTHON, {"counter.py": PYTHON_CODE, "lib/a.py": "A = 1"}) as dev:
         os.utime(dev.folder / "counter.py")
@@ -394,6 +415,16 @@ async def test_one_file_without_a_config_is_watched_too(start_dev: StartDev) -> 
         dev.edit("visits.py", "print(1)", "print(2)")
         await dev.says("reloaded visits (visits.py changed)")
         assert await dev.call("visits/a") == (200, 2)
+
+
+async def test_without_notices_of_the_kernel_files_are_looked_at_now_and_then(
+    start_dev: StartDev, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WATCHFILES_FORCE_POLLING", "1")
+    async with start_dev(PYTHON, {"counter.py": PYTHON_CODE}) as dev:
+        dev.edit("counter.py", "VERSION = 1", "VERSION = 2")
+        await dev.says("reloaded counter")
+        assert await dev.call("counter/k/version") == (200, 2)
 
 
 async def test_a_drain_in_the_middle_of_a_reload_ends_well(start_dev: StartDev) -> None:
