@@ -20,7 +20,7 @@ import pytest
 import trio
 from psycopg.conninfo import make_conninfo
 
-from fix_command import RunningCommand, StartCommand
+from fix_command import RunningCommand, StartCommand, for_serve
 from fix_node import PYTHON, RUNTIMES
 from fix_postgres import START_TIMEOUT_S, Cluster, new_cluster_folder
 
@@ -128,7 +128,7 @@ def journal_folder(short_folder: Path) -> Path:
     """A folder with the functions `journal` and, for calls that take their time, `slow`."""
     made = short_folder / uuid.uuid4().hex[:8]
     made.mkdir()
-    (made / "inversion.toml").write_text(JOURNAL)
+    (made / "inversion.toml").write_text(for_serve(JOURNAL))
     return made
 
 

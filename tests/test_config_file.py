@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from inversion import config_values as values
-from inversion.config import Channel, Config, Correlate, HelloRule, Mode, Processes, Sandbox
+from inversion.config import Channel, Config, Correlate, HelloRule, Mode, Processes, Sandbox, Walls
 from inversion.config_file import ConfigError, load
 
 
@@ -66,6 +66,8 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         output = "text/plain; charset=utf-8"
         exit = { 1 = 422, 2 = 404 }
         processes.max = 16
+        sandbox = "basic"
+        limits = { memory = "1GiB", files = 2000, processes = 99 }
         [limits]
         body = "64KiB"
         state = "10MB"
@@ -90,6 +92,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     assert (checksum.mode, checksum.output) == (Mode.EXEC, "text/plain; charset=utf-8")
     assert checksum.exit == {1: 422, 2: 404}
     assert checksum.processes == Processes(0, 16)
+    assert (checksum.sandbox, checksum.limits) == (Sandbox.BASIC, Walls(1 << 30, 2_000, 99))
     limits = config.limits
     assert (limits.body_bytes, limits.state_bytes, limits.response_bytes) == (65_536, 10_000_000, 2 << 20)
     assert (limits.queue.entity, limits.queue.function, limits.queue.node) == (10, 20, 30)
@@ -185,6 +188,7 @@ def test_a_bad_function_name_is_refused(tmp_path: Path, name: str) -> None:
         ('output = "json"', 'output belongs to mode = "exec"'),
         ('mode = "exec"\nhello = "none"', 'hello belongs to mode = "lines" and this is "exec"'),
         ('mode = "exec"\nprocesses = { min = 1 }', 'processes.min belongs to mode = "lines"'),
+        ('sandbox = "none"\nlimits = { files = 99 }', 'limits belongs to sandbox = "basic"'),
         ('mode = "exec"\noutput = "plain"', 'must be "json" or a media type'),
         ('mode = "exec"\nexit = { 1 = 500 }', "500 is not a status from 400 to 499"),
         ('mode = "exec"\nexit = { 0 = 422 }', "0 is not an exit code from 1 to 255"),

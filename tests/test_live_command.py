@@ -11,6 +11,7 @@ import pytest
 import trio
 from front_door import post
 
+from fix_command import for_serve
 from fix_node import PYTHON, RUNTIMES
 
 COUNTER = f"""
@@ -117,6 +118,7 @@ async def test_a_sigterm_under_load_answers_what_was_accepted_and_leaves_nothing
 @pytest.mark.postgres
 async def test_a_database_that_is_down_at_start_stops_only_what_needs_it(folder, start_command, short_folder):
     url = f"host={short_folder} port=1 user=nobody dbname=none"
+    (folder / "inversion.toml").write_text(for_serve(COUNTER))
     with start_command("serve", "--config", folder, "--database-url", url) as command:
         assert (await command.call("pure/get", None)).status == 200
         answer = await command.call("counter/k/add", 1, b"Inversion-Timeout: 300ms")

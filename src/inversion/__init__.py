@@ -39,10 +39,12 @@ The modules in reading order. A module imports only what stands above it in this
     state.store         loads and commits in batches
     processes.log_lines what a child prints that is no frame
     processes.noise     what that may cost the loop
+    processes.confine   what a spawner does to itself
     processes.spawner_process  a process that starts every child and outlives none
     processes.left_behind  what a killed spawner left behind
     processes.spawner   the node's side of one spawner
     processes.spawners  one for each way in which children are confined
+    processes.sandbox   how a function's processes are confined
     processes.child     one OS process
     processes.flight    a message on its way through a process
     processes.worker    one process and one conversation

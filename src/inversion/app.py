@@ -119,7 +119,7 @@ class _Node:
         self._reloading = trio.CancelScope()
         self._counters = Counters.of(config.functions)
         self._watch = watch
-        self._supervisor = Supervisor(config, self._function_line, watch, self._counters)
+        self._supervisor = Supervisor(config, self._function_line, watch, self._counters, lenient=options.dev)
 
     async def run(self, on_started: Callable[[Started], None]) -> None:
         self._nursery.start_soon(self._heed_signals)

@@ -58,6 +58,17 @@ class Retry:
 
 
 @attrs.frozen(slots=True)
+class Walls:
+    """What the basic sandbox leaves a function."""
+
+    #: Of data in one process. A JVM that does nothing has 0.5 GiB, Node 60 MiB. What V8 and the JVM only
+    #: reserve is not counted: that would be gigabytes.
+    memory_bytes: int = 2 << 30
+    files: int = 1_024  #: open in one process: what programs are used to (select(2) knows no more)
+    processes: int | None = None  #: and threads, of all; None: 64 for each of processes.max, at least 512
+
+
+@attrs.frozen(slots=True)
 class Function:
     """One function: a named deployment of an executable."""
 
@@ -75,7 +86,8 @@ class Function:
     correlate: Correlate = Correlate.ID
     strict: bool = False
     rerun: int = 1
-    sandbox: Sandbox = Sandbox.BASIC
+    sandbox: Sandbox | None = None  #: None: nobody said so; basic, as far as that goes
+    limits: Walls = Walls()
     retry: Retry = Retry()
     output: str = "application/octet-stream"  #: exec: "json" (validated), or a media type
     exit: Mapping[int, int] = attrs.field(factory=dict)  #: exec: exit code -> status 400-499

@@ -31,6 +31,7 @@ from inversion.config import (
     Queues,
     Retention,
     Sandbox,
+    Walls,
 )
 
 FILE_NAME: Final = "inversion.toml"
@@ -138,6 +139,8 @@ def _contradictions(function: Function, table: Mapping[str, object]) -> list[str
         if key in table:
             other = Mode.EXEC if lines else Mode.LINES
             faults.append(f'{key} belongs to mode = "{other.value}" and this is "{function.mode.value}"')
+    if function.sandbox is Sandbox.NONE and "limits" in table:
+        faults.append('limits belongs to sandbox = "basic" and this is "none"')
     processes = function.processes
     if processes.min > processes.max:
         faults.append(f"processes: min = {processes.min} is more than max = {processes.max}")
@@ -209,6 +212,12 @@ _SHAPES: Final[dict[type, dict[str, tuple[str, Callable[[object], object] | None
         "in_flight_bytes": ("in_flight", values.size(0, 1 << 50)),
         "drain_s": ("drain", values.duration(zero=True)),
     },
+    Walls: {
+        # The spawner, a small Python, lives within them too.
+        "memory_bytes": ("memory", values.size(32 << 20, 1 << 50)),
+        "files": ("files", values.whole(64, 1 << 20)),
+        "processes": ("processes", values.whole(1, 1 << 20)),
+    },
     Http: {"read_state": ("read_state", values.boolean)},
     Retention: {"keys_s": ("keys", values.duration(zero=False))},
     Function: {
@@ -227,6 +236,7 @@ _SHAPES: Final[dict[type, dict[str, tuple[str, Callable[[object], object] | None
         "strict": ("strict", values.boolean),
         "rerun": ("rerun", values.whole(0, 10)),
         "sandbox": ("sandbox", values.choice(Sandbox, Sandbox.STRICT)),
+        "limits": ("limits", None),
         "output": ("output", values.output),
         "exit": ("exit", values.exit_statuses),
         "env": ("env", values.env),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fix_command import RunningCommand, StartCommand
+from fix_command import RunningCommand, StartCommand, for_serve
 
 Served = Callable[[str], AbstractContextManager[RunningCommand]]
 
@@ -22,7 +22,7 @@ def served(short_folder: Path, start_command: StartCommand, database_url: str) -
     def start(toml: str) -> Iterator[RunningCommand]:
         folder = short_folder / uuid.uuid4().hex[:8]
         folder.mkdir()
-        (folder / "inversion.toml").write_text("[http]\nread_state = true\n" + toml)
+        (folder / "inversion.toml").write_text("[http]\nread_state = true\n" + for_serve(toml))
         with start_command(
             "serve", "--config", folder / "inversion.toml", DATABASE_URL=database_url
         ) as command:

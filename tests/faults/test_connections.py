@@ -14,7 +14,7 @@ import pytest
 import trio
 from front_door import Answer, Client, get, post
 
-from fix_command import RunningCommand, StartCommand
+from fix_command import RunningCommand, StartCommand, for_serve
 from fix_matrix import Row
 from fix_node import PYTHON, RUNTIMES
 
@@ -39,7 +39,7 @@ state = false
 def folder(short_folder: Path) -> Path:
     made = short_folder / uuid.uuid4().hex[:8]
     made.mkdir()
-    (made / "inversion.toml").write_text(FUNCTIONS)
+    (made / "inversion.toml").write_text(for_serve(FUNCTIONS))
     return made
 
 

@@ -20,6 +20,7 @@ import trio
 from ledger import Ledger
 from psycopg.conninfo import make_conninfo
 
+from fix_command import for_serve
 from fix_matrix import Row
 from fix_outage import JOURNAL, NODE, ServeNode, Server, alive, end_and_read, memory_bytes, stopped
 from fix_postgres import new_cluster_folder
@@ -155,7 +156,7 @@ async def test_a_stalled_database_fills_bounded_queues_and_drains_when_it_goes_o
     own_server: Server, serve_node: ServeNode, journal_folder: Path, row: Row
 ) -> None:
     limits = "queue = { entity = 3, function = 25, node = 30 }"
-    (journal_folder / "inversion.toml").write_text(f"{JOURNAL}\n[limits]\n{limits}\n")
+    (journal_folder / "inversion.toml").write_text(for_serve(f"{JOURNAL}\n[limits]\n{limits}\n"))
     ledger = Ledger()
     keys = [f"k{n}" for n in range(40)]
     with serve_node(own_server.url, "--migrate") as command, trio.fail_after(50 * row.times):

@@ -13,7 +13,7 @@ import trio
 from front_door import Answer, Client, post
 from ledger import Ledger, connect
 
-from fix_command import RunningCommand, StartCommand
+from fix_command import RunningCommand, StartCommand, for_serve
 from fix_matrix import Row
 from fix_outage import JOURNAL
 
@@ -129,7 +129,7 @@ async def test_a_second_signal_ends_everything_at_once(
 async def test_the_limit_of_a_drain_gives_up_what_is_unanswered(
     journal_folder: Path, database_url: str, start_command: StartCommand, row: Row
 ) -> None:
-    (journal_folder / "inversion.toml").write_text(f'{JOURNAL}\n[limits]\ndrain = "700ms"\n')
+    (journal_folder / "inversion.toml").write_text(for_serve(f'{JOURNAL}\n[limits]\ndrain = "700ms"\n'))
     for _ in range(row.times):
         serve = ("serve", "--config", journal_folder, "--database-url", database_url)
         with start_command(*serve) as command, trio.fail_after(50):
@@ -158,7 +158,7 @@ async def until_begun(command: RunningCommand, count: int) -> None:
 async def test_a_client_that_says_nothing_does_not_make_a_short_drain_a_failure(
     journal_folder: Path, database_url: str, start_command: StartCommand
 ) -> None:
-    (journal_folder / "inversion.toml").write_text(f'{JOURNAL}\n[limits]\ndrain = "200ms"\n')
+    (journal_folder / "inversion.toml").write_text(for_serve(f'{JOURNAL}\n[limits]\ndrain = "200ms"\n'))
     serve = ("serve", "--config", journal_folder, "--database-url", database_url)
     with start_command(*serve) as command, trio.fail_after(50):
         idle = await connect(command.url)

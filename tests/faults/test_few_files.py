@@ -14,7 +14,7 @@ import pytest
 import trio
 from front_door import Client, post
 
-from fix_command import StartCommand
+from fix_command import StartCommand, for_serve
 from fix_matrix import Row
 from fix_node import PYTHON, RUNTIMES
 
@@ -41,7 +41,7 @@ ACCEPT_FAILURES = "http_accept_failures_total"
 def folder(short_folder: Path) -> Path:
     made = short_folder / uuid.uuid4().hex[:8]
     made.mkdir()
-    (made / "inversion.toml").write_text(FUNCTIONS)
+    (made / "inversion.toml").write_text(for_serve(FUNCTIONS))
     return made
 
 

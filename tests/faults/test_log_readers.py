@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from fix_command import RunningCommand
+from fix_command import RunningCommand, for_serve
 
 #: One call writes 64 KB of log; the node keeps 4 MiB.
 LINE_CHARACTERS = 8_000
@@ -36,7 +36,7 @@ state = false
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "inversion.toml").write_text(TOML)
+    (tmp_path / "inversion.toml").write_text(for_serve(TOML))
     (tmp_path / "flood").write_text(("x" * LINE_CHARACTERS + "\n") * 8)
     return tmp_path
 

@@ -11,7 +11,7 @@ import pytest
 import trio
 from front_door import Client, get, post
 
-from fix_command import RunningCommand, StartCommand
+from fix_command import RunningCommand, StartCommand, for_serve
 from fix_matrix import Row
 from fix_node import PYTHON, RUNTIMES
 
@@ -46,7 +46,7 @@ in_flight = "{ROOM >> 20}MiB"
 def folder(short_folder: Path) -> Path:
     made = short_folder / uuid.uuid4().hex[:8]
     made.mkdir()
-    (made / "inversion.toml").write_text(FUNCTIONS)
+    (made / "inversion.toml").write_text(for_serve(FUNCTIONS))
     return made
 
 

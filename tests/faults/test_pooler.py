@@ -20,7 +20,7 @@ import trio
 from ledger import Ledger
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from fix_command import StartCommand
+from fix_command import StartCommand, for_serve
 from fix_matrix import Row
 from fix_outage import JOURNAL, Server, ask
 
@@ -100,7 +100,7 @@ async def test_two_nodes_behind_a_transaction_pooler_keep_every_promise(
     folders = [short_folder / f"pooled-{n}-{time.monotonic_ns()}" for n in range(2)]
     for folder in folders:
         folder.mkdir()
-        (folder / "inversion.toml").write_text(JOURNAL)
+        (folder / "inversion.toml").write_text(for_serve(JOURNAL))
     serve = ("serve", "--database-url", pooled_url, "--config")
     with start_command(*serve, folders[0], "--migrate") as one, start_command(*serve, folders[1]) as two:
         with trio.fail_after(60 * row.times):

@@ -16,6 +16,8 @@ import pytest
 import trio
 from front_door import Client, get, post
 
+from fix_command import for_serve
+
 SECRET = "hu5h-h0sh"
 #: Written to stderr, and to stdout before the answer.
 NASTY = (
@@ -44,7 +46,7 @@ state = false
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "inversion.toml").write_text(TOML)
+    (tmp_path / "inversion.toml").write_text(for_serve(TOML))
     (tmp_path / "nasty.py").write_text(FUNCTION)
     return tmp_path
 

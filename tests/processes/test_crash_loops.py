@@ -165,7 +165,7 @@ async def test_a_process_that_ends_after_each_answer_is_replaced_at_once(tmp_pat
 
 async def test_a_message_that_hangs_again_and_again_does_not_stop_the_others(tmp_path):
     code = 'serve(lambda f: {"response": time.sleep(60) if f["message"] == "hang" else os.getpid()})'
-    function = python(tmp_path, code, timeout_s=0.2, grace_s=0.1, processes=Processes(max=2))
+    function = python(tmp_path, code, timeout_s=0.6, grace_s=0.1, processes=Processes(max=2))
     async with serving(function) as served:
         over = False
         answered = []

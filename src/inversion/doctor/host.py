@@ -15,6 +15,7 @@ from typing import Final
 from inversion.config import Limits
 from inversion.doctor.finding import Finding, fail, ok, warn
 from inversion.http.server import CannotListen, open_tcp
+from inversion.processes.sandbox import own_accounts_work
 
 _OLDEST_PYTHON: Final = (3, 11)
 #: Beside a file for each connection: pipes of functions, database connections, the rest.
@@ -125,12 +126,9 @@ def _sandbox() -> Iterator[Finding]:
         return
     status = Path("/proc/self/status")
     parts = ["no new privileges"] if status.exists() and "NoNewPrivs:" in status.read_text() else []
-    parts.append("limits of memory, files, processes and core dumps")
-    if os.geteuid() == 0:
-        parts.append("another uid than the node's")
+    if own_accounts_work():
+        parts.append("limits of memory, files, processes and core dumps, an account of each function's own")
         yield ok("sandbox", f"basic: {', '.join(parts)}")
         return
-    yield ok(
-        "sandbox",
-        f"basic: {', '.join(parts)}; not another uid than the node's, for that it would have to be root",
-    )
+    parts.append("limits of memory, files and core dumps")
+    yield ok("sandbox", f"basic: {', '.join(parts)}; no accounts of the functions' own, which root can give")

@@ -1,4 +1,4 @@
-"""One OS process: started by a spawner, its own session, a short environment, a bounded farewell.
+"""One OS process: started by a spawner, its own group, a short environment, a bounded farewell.
 
     starting -> running -> (its stdin closed -> TERM to the group ->) KILL to the group -> exited, reaped
     starting -> could not be started: `failure` says why
@@ -25,9 +25,9 @@ import attrs
 from inversion.config import Function
 from inversion.processes.log_lines import LogLine, LogLines
 from inversion.processes.noise import LogPipe
-from inversion.processes.spawner import Confinement, Spawner, Start
-from inversion.processes.spawner_process import AT_FOLDER
-from inversion.processes.spawners import Spawners
+from inversion.processes.sandbox import Closed, Sandboxes
+from inversion.processes.spawner import Spawner, Start
+from inversion.processes.spawner_process import AT_FOLDER, AT_PRIVATE
 from inversion.watch import Watch
 
 #: What a child sees of our environment: never PG*, DATABASE_URL or INVERSION_*.
@@ -82,20 +82,27 @@ class Recipe:
     program: str  #: absolute
     command: tuple[str, ...]
     folder: str
+    private: str  #: its folder for temporary files, or ""
     env: Mapping[str, str]
     grace_s: float
 
     @staticmethod
-    def of(function: Function, spawners: Spawners) -> Recipe:
+    def of(function: Function, sandboxes: Sandboxes) -> Recipe:
         """Look the command up. Raises CannotStart."""
         env = environment(os.environ, function.env)
+        program = _program(function, env)
+        try:
+            cell = sandboxes.cell(function, program, env["PATH"])
+        except Closed as closed:
+            raise CannotStart(str(closed)) from None
         return Recipe(
             function.name,
-            spawners.of(Confinement()),
-            _program(function, env),
+            cell.spawner,
+            program,
             function.command,
             str(function.folder),
-            env,
+            cell.private,
+            cell.env(env, function.env),
             function.grace_s,
         )
 
@@ -214,7 +221,8 @@ class Child:
         self.failure: Failure | None = None  #: why it could not be started
         self.stderr = LogLines(recipe.function, "stderr", log_line)
         self.started_s = perf_counter()
-        start = Start(recipe.program, recipe.command, recipe.env if env is None else env, recipe.folder)
+        env = recipe.env if env is None else env
+        start = Start(recipe.program, recipe.command, env, recipe.folder, recipe.private)
         opened: list[int] = []
         try:
             for _ in range(3):
@@ -333,6 +341,8 @@ def _why_not(recipe: Recipe, number: int, where: int) -> str:
     starts = f"function {recipe.function}: {recipe.program} cannot be started"
     if number in _SHORTAGES:
         return f"function {recipe.function}: no process could be started: {os.strerror(number)}"
+    if where == AT_PRIVATE:
+        return f"{starts}: its folder {recipe.private} cannot be made: {os.strerror(number)}"
     if where == AT_FOLDER:
         if number == errno.ENOENT:
             return f"{starts}: its folder {recipe.folder} does not exist"

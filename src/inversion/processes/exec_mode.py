@@ -22,7 +22,7 @@ from inversion.processes.exec_call import ExecCall
 from inversion.processes.flight import Flight, Generation, WaitingRoom
 from inversion.processes.lines_mode import ProcessView
 from inversion.processes.log_lines import LogLine
-from inversion.processes.spawners import Spawners
+from inversion.processes.sandbox import Sandboxes
 from inversion.watch import Watch
 
 #: Started in one loop pass; each takes a tenth of a millisecond that others wait for.
@@ -38,14 +38,14 @@ class ExecPool:
         self,
         function: Function,
         limits: Limits,
-        spawners: Spawners,
+        sandboxes: Sandboxes,
         watch: Watch,
         log_line: LogLine,
         counters: FunctionCounters,
     ) -> None:
         self.function = function
         self._limits = limits
-        self._spawners = spawners
+        self._sandboxes = sandboxes
         self.problem: str | None = None  #: why no process can be started
         self.hello: Hello | None = SILENT
         self.batch = 1
@@ -186,7 +186,7 @@ class ExecPool:
     def _look_up(self) -> Recipe:
         self._looked_up_s = perf_counter()
         try:
-            self._recipe = Recipe.of(self.function, self._spawners)
+            self._recipe = Recipe.of(self.function, self._sandboxes)
         except CannotStart as problem:
             raise self._no_runtime(str(problem)) from None
         self.problem = None

@@ -23,7 +23,7 @@ from inversion.processes.child import CannotStart, Failure, Recipe
 from inversion.processes.crashes import Crashes
 from inversion.processes.flight import Flight, Generation, WaitingRoom
 from inversion.processes.log_lines import LogLine
-from inversion.processes.spawners import Spawners
+from inversion.processes.sandbox import Sandboxes
 from inversion.processes.worker import Worker
 from inversion.protocol.roster import Roster
 from inversion.watch import Watch
@@ -52,7 +52,7 @@ class LinesPool:
         self,
         function: Function,
         limits: Limits,
-        spawners: Spawners,
+        sandboxes: Sandboxes,
         watch: Watch,
         log_line: LogLine,
         counters: FunctionCounters,
@@ -62,7 +62,7 @@ class LinesPool:
         self.hello: Hello | None = SILENT if function.hello is HelloRule.NONE else None
         self.known = trio.Event()  #: its hello, its silence or its problem is known
         self._limits = limits
-        self._spawners = spawners
+        self._sandboxes = sandboxes
         self._watch = watch
         self._log_line = log_line
         self._counters = counters
@@ -324,7 +324,7 @@ class LinesPool:
             return False
         self._looked_up_s = perf_counter()
         try:
-            recipe = Recipe.of(self.function, self._spawners)
+            recipe = Recipe.of(self.function, self._sandboxes)
             worker = Worker(self, self.function, recipe, self._limits, self._watch, self._log_line)
         except CannotStart as problem:
             self._cannot_start(Failure(str(problem), is_shortage=False))

@@ -23,11 +23,13 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from time import perf_counter
 from typing import Final, Protocol
 
 import attrs
 
+import inversion
 from inversion import open_files
 from inversion.observe import logs
 from inversion.processes import spawner_process as wire
@@ -44,6 +46,11 @@ _MOST_REPORTS: Final = 64
 #: After a spawner was killed all processes are looked through for what it left, for so long: what it was
 #: just about to start shows up late.
 _HAUNTED_S: Final = 0.5
+#: The process sees the standard library first, and of ours only what it imports.
+_PROGRAM: Final = (
+    "import sys; sys.path.append(sys.argv[1]); from inversion.processes.spawner_process import main; main()"
+)
+_LIBRARY: Final = str(Path(inversion.__file__).parents[1])
 #: Numbers that no child's file has.
 _LOWEST_FILE: Final = 16
 #: The kernel's queue between us is full; or the process is gone, of which we hear in a moment.
@@ -101,7 +108,7 @@ class Spawner:
     def __init__(self, watch: Watch, confinement: Confinement) -> None:
         self.pid: int | None = None  #: None: there is none just now
         self._watch = watch
-        self._confinement = confinement
+        self.confinement = confinement
         self._mark = ""  #: of this process, in the environment of all that comes from it
         self._haunted: dict[str, float] = {}  # marks of those that were killed -> looked for until then
         self._node: socket.socket | None = None
@@ -186,9 +193,9 @@ class Spawner:
                         "mark": self._mark,
                         "nice": NICE,
                         "oom_score_adj": OOM_SCORE_ADJ,
-                        "basic": self._confinement.basic,
-                        "uid": self._confinement.uid,
-                        "limits": self._confinement.limits,
+                        "basic": self.confinement.basic,
+                        "uid": self.confinement.uid,
+                        "limits": self.confinement.limits,
                     }
                 )
             )
@@ -356,7 +363,7 @@ def _spawn(socket_file: int) -> int:
         with open_files.as_at_start():
             return os.posix_spawn(
                 sys.executable,
-                [sys.executable, "-I", "-S", "-X", "utf8", wire.__file__],
+                [sys.executable, "-I", "-S", "-X", "utf8", "-c", _PROGRAM, _LIBRARY],
                 {name: value for name, value in os.environ.items() if name == "LD_LIBRARY_PATH"},
                 file_actions=[
                     (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),

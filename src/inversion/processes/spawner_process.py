@@ -1,6 +1,6 @@
 """The spawner: a small process that starts children for a node and outlives none of them.
 
-Run by the node with `python -I -S` and one end of a SOCK_SEQPACKET pair as file 3; imports nothing of ours.
+Run by the node with `python -I -S` and one end of a SOCK_SEQPACKET pair as file 3; imports next to nothing.
 
     in    (START, number, program, arguments, environment, folder, private folder, files) + the files
           (SIGNAL, number, signal): to the group of that child
@@ -14,12 +14,10 @@ closed, by whatever death, it kills all that lives below it, removes the private
 from __future__ import annotations
 
 import array
-import ctypes
 import errno
 import fcntl
 import marshal
 import os
-import resource
 import select
 import signal
 import socket
@@ -28,6 +26,8 @@ import sys
 from collections.abc import Mapping
 from time import monotonic
 from typing import Any, Final
+
+from inversion.processes.confine import NiceSession, be_nice, confine, remove_tree
 
 START: Final = 1
 SIGNAL: Final = 2
@@ -64,53 +64,16 @@ _DEFAULT_SIGNALS: Final = (
 _SURE_S: Final = 0.1
 #: Between two looks at what cannot be told at once.
 _LOOK_AGAIN_MS: Final = 10
-#: Linux, <sys/prctl.h>.
-_PR_SET_DUMPABLE: Final = 4
-_PR_SET_CHILD_SUBREAPER: Final = 36
-_PR_SET_NO_NEW_PRIVS: Final = 38
-
-
-def confine(settings: Mapping[str, Any]) -> None:
-    """Do to this process what its children shall inherit. Raises OSError."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    _prctl(_PR_SET_DUMPABLE, 0)  # a child of the same account must not trace us
-    if not settings["basic"]:
-        return
-    os.umask(0o077)
-    _raise_oom_score(settings["oom_score_adj"])
-    for which, most in settings["limits"]:
-        hard = resource.getrlimit(which)[1]
-        ours = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(which, (ours, ours))
-    uid = settings["uid"]
-    if uid is not None:
-        os.setgroups([])
-        os.setresgid(uid, uid, uid)
-        os.setresuid(uid, uid, uid)
-        _prctl(_PR_SET_DUMPABLE, 0)  # another account has made it the system's default
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-
-
-def _prctl(option: int, value: int) -> None:
-    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"prctl({option}): {os.strerror(number)}")
-
-
-def _raise_oom_score(least: int) -> None:
-    with open("/proc/self/oom_score_adj", "r+") as file:
-        if int(file.read()) < least:
-            file.seek(0)
-            file.write(str(least))
 
 
 class Spawner:
     """What it has started, and what was left to it."""
 
-    def __init__(self, node: socket.socket, settings: Mapping[str, Any]) -> None:
+    def __init__(self, node: socket.socket, settings: Mapping[str, Any], session: NiceSession) -> None:
         self._node = node
         self._mark = settings["mark"]
         self._nice = settings["nice"]
+        self._session = session
         self._leaders: dict[int, int] = {}  # pid -> number; not reaped, so the pid is still its own
         self._pids: dict[int, int] = {}  # number -> pid
         self._adopted: dict[int, int | None] = {}  # pid -> number of the child it comes from
@@ -143,6 +106,7 @@ class Spawner:
         """Kill everything below this process, and leave nothing in the private folders."""
         for pid in self._leaders:
             _kill(os.killpg, pid)
+            _kill(os.kill, pid)
         self._pids.clear()  # nobody belongs to a living child any more
         poll = select.poll()
         poll.register(self._woken, select.POLLIN)
@@ -178,6 +142,8 @@ class Spawner:
                 self._start(request, files)
             elif (pid := self._pids.get(request[1])) is not None:
                 _kill(os.killpg, pid, request[2])
+                if request[2] == signal.SIGKILL:
+                    _kill(os.kill, pid)  # it may have gone to another group of our session
         finally:
             for file in files:
                 os.close(file)
@@ -202,7 +168,7 @@ class Spawner:
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, ours, theirs) for ours, theirs in zip(files, numbers, strict=True)
                 ],
-                setsid=True,
+                setpgroup=0,
                 setsigmask=(),
                 setsigdef=_DEFAULT_SIGNALS,
             )
@@ -211,8 +177,8 @@ class Spawner:
             return
         self._leaders[pid] = number
         self._pids[number] = pid
-        # Not of this process: it answers in time also while what it started spins.
-        _be_nice(pid, self._nice)
+        be_nice(pid, self._nice)
+        self._session.insist()
         try:
             pidfd = os.pidfd_open(pid)
         except OSError:  # no file number is left; it only serves the day when we are killed
@@ -281,7 +247,7 @@ class Spawner:
     def _chase(self) -> None:
         """Kill what was left to us, but for what can be shown to belong to a child that lives.
 
-        It shows by its session, or by the mark in its environment. Who has shed both goes with the next
+        It shows by its group, or by the mark in its environment. Who has shed both goes with the next
         child that ends: better that than a process which nobody ends.
         """
         unsure: dict[int, float] = {}
@@ -303,7 +269,7 @@ class Spawner:
 
     def _comes_from(self, pid: int) -> int | None:
         try:
-            leader = os.getsid(pid)
+            leader = os.getpgid(pid)
             if leader in self._leaders:
                 return self._leaders[leader]
             with open(f"/proc/{pid}/environ", "rb") as file:
@@ -331,33 +297,11 @@ def _parent(pid: str) -> int:
         return 0  # it has just ended
 
 
-def _be_nice(group: int, nice: int) -> None:
-    try:
-        os.setpriority(os.PRIO_PGRP, group, nice)
-    except OSError:
-        return  # it has made itself nicer already
-
-
 def _kill(send: Any, pid: int, number: int = signal.SIGKILL) -> None:
     try:
         send(pid, number)
     except (ProcessLookupError, PermissionError):
         return  # there is none; or it runs as somebody else (setuid)
-
-
-def remove_tree(folder: str) -> None:
-    """Whatever its owner did to the modes. What cannot be removed stays."""
-    try:
-        os.chmod(folder, 0o700)
-        with os.scandir(folder) as entries:
-            for entry in list(entries):
-                if entry.is_dir(follow_symlinks=False):
-                    remove_tree(entry.path)
-                else:
-                    os.unlink(entry.path)
-        os.rmdir(folder)
-    except (OSError, RecursionError):
-        return
 
 
 def _close_files_of_others() -> None:
@@ -383,8 +327,9 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)  # it ends with its node: others are not told of the order
     settings = marshal.loads(node.recv(LONGEST_MESSAGE))
     try:
+        session = NiceSession(settings["nice"])
         confine(settings)
-        spawner = Spawner(node, settings)
+        spawner = Spawner(node, settings, session)
     except OSError as error:
         node.send(REPORT.pack(UNFIT, 0, 0, 0) + str(error).encode())
         sys.exit(1)
@@ -394,7 +339,3 @@ def main() -> None:
         return  # the node could not start, and is gone
     spawner.serve()
     spawner.end()
-
-
-if __name__ == "__main__":
-    main()

@@ -20,6 +20,7 @@ from inversion.observe.metrics import Counters, FunctionCounters
 from inversion.processes.exec_mode import ExecPool
 from inversion.processes.lines_mode import LinesPool
 from inversion.processes.log_lines import LogLine
+from inversion.processes.sandbox import Sandboxes
 from inversion.processes.spawners import Spawners
 from inversion.watch import Watch
 
@@ -42,10 +43,14 @@ class Report(NamedTuple):
 class Supervisor:
     """Owns every child of the node's functions."""
 
-    def __init__(self, config: Config, log_line: LogLine, watch: Watch, counters: Counters) -> None:
+    def __init__(
+        self, config: Config, log_line: LogLine, watch: Watch, counters: Counters, *, lenient: bool = True
+    ) -> None:
+        """`lenient`: a function whose own account cannot read its command does without that account."""
         self._limits = config.limits
         self._watch = watch
         self._spawners = Spawners(watch)
+        self._sandboxes = Sandboxes(self._spawners, lenient=lenient)
         self._log_line = log_line
         self._counters = counters
         self.pools: dict[str, Pool] = {
@@ -59,6 +64,7 @@ class Supervisor:
         try:
             for pool in self.pools.values():
                 pool.start()
+            self._sandboxes.sweep()
             task_status.started()
             await trio.sleep_forever()
         finally:
@@ -70,6 +76,7 @@ class Supervisor:
         for pool in (*self.pools.values(), *self._beside):
             pool.sweep(now_s)
         self._spawners.sweep(now_s)
+        self._sandboxes.sweep()
         if self._discarded:
             self._discarded = [pool for pool in self._discarded if pool.processes]
 
@@ -149,13 +156,12 @@ class Supervisor:
 
     def _pool(self, function: Function) -> Pool:
         counters = self._counters.functions.setdefault(function.name, FunctionCounters())
+        parts = (self._limits, self._sandboxes, self._watch, self._log_line, counters)
         match function.mode:
             case Mode.LINES:
-                return LinesPool(
-                    function, self._limits, self._spawners, self._watch, self._log_line, counters
-                )
+                return LinesPool(function, *parts)
             case Mode.EXEC:
-                return ExecPool(function, self._limits, self._spawners, self._watch, self._log_line, counters)
+                return ExecPool(function, *parts)
             case Mode.CGI:
                 raise NotImplementedError("cgi is refused when the config is read")
             case _:

@@ -28,6 +28,7 @@ _FUNCTION = """
 command = ["{program}", "{file}"]
 timeout = "{timeout}"
 processes = {{ min = 1, max = 2 }}
+sandbox = "none"  # as root serve refuses what an account of its own cannot read: the tests' Python
 """
 
 
