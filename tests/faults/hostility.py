@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import re
 import zlib
 from collections.abc import Callable
@@ -102,6 +103,15 @@ async def until(happened: Callable[[], bool], within_s: float = 20.0) -> None:
     with trio.fail_after(within_s):
         while not happened():  # noqa: ASYNC110  # another process makes it so
             await trio.sleep(0.005)
+
+
+def cpu_s(pid: int) -> float:
+    """The processor time it has used; 0: it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def resident_bytes(pid: int, what: str = "VmRSS") -> int:

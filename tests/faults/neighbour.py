@@ -1,13 +1,17 @@
 """The neighbour rule: while one function misbehaves, the callers of another hardly notice.
 
-A window is some hundred calls of a well function over two connections, and its p99. Other work on the machine
-makes a window worse and never better: each side is judged by its best, and the second one gets more windows
-before it is said to have failed. A real effect is in all of them.
+A window is a hundred calls of a well function over two connections, and their p99. Quiet windows and windows
+of misconduct take turns, so that what else the machine does is in both; each side is judged by its lower
+quartile, for other work makes a window worse and never better. Where that is not enough more rounds are
+played. A real effect is in all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import os
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, suppress
+from pathlib import Path
 from time import perf_counter
 
 import attrs
@@ -16,49 +20,59 @@ from front_door import post
 
 from fix_command import RunningCommand
 
-CALLS = 300  #: the third worst is the p99
+CALLS = 100
 CONNECTIONS = 2
-WINDOWS_BEFORE = 4
-MOST_WINDOWS = 12
 #: Between two calls of a connection: the load of a neighbour, not a benchmark's.
 PAUSE_S = 0.001
+WINDOWS = 4  #: of each side in a round
+ROUNDS = 3
+MOST_ROUNDS = 10
+#: See `ahead_in_niceness`.
+AHEAD = 10
 
 
-@attrs.frozen
+@attrs.define
 class Pace:
-    """What the callers of the well function saw."""
+    """What the callers of the well function saw: the p99 of each window."""
 
-    before_s: float  #: p99 of the best window
-    during_s: float
-    windows: int  #: that were needed
+    quiet_s: list[float] = attrs.field(factory=list)
+    during_s: list[float] = attrs.field(factory=list)
+
+    @property
+    def ratio(self) -> float:
+        return quartile(self.during_s) / quartile(self.quiet_s)
 
     def __str__(self) -> str:
-        return f"p99 {self.before_s * 1e3:.2f} ms, then {self.during_s * 1e3:.2f} ms ({self.windows} windows)"
+        quiet, during = quartile(self.quiet_s) * 1e3, quartile(self.during_s) * 1e3
+        windows = f"{len(self.quiet_s)} + {len(self.during_s)} windows"
+        return f"a neighbour's p99: {quiet:.2f} ms, {during:.2f} ms meanwhile ({windows})"
+
+
+def quartile(values: list[float]) -> float:
+    return sorted(values)[len(values) // 4]
 
 
 async def pace(
     node: RunningCommand,
-    misconduct: Callable[[], Awaitable[object]],
-    seen: Callable[[], Awaitable[object]],
+    misconduct: Callable[[], AbstractAsyncContextManager[object]],
     *,
     within: float,
+    ahead: Callable[[RunningCommand], None],
     path: str = "neighbour/get",
 ) -> Pace:
-    """Measure before and while `misconduct` runs again and again; `seen` waits until it is under way."""
-    before_s = min([await window_p99_s(node, path) for _ in range(WINDOWS_BEFORE)])
-    during_s = float("inf")
-    windows = 0
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_for_ever, misconduct)
-        await seen()
-        while windows < WINDOWS_BEFORE or (during_s > within * before_s and windows < MOST_WINDOWS):
-            during_s = min(during_s, await window_p99_s(node, path))
-            windows += 1
-        await seen()  # still
-        nursery.cancel_scope.cancel()
-    found = Pace(before_s, during_s, windows)
-    assert during_s <= within * before_s, found
-    return found
+    """Measure until the bound is kept, or fail. `misconduct` goes on as long as its context is open."""
+    found = Pace()
+    await window_p99_s(node, path)
+    ahead(node)
+    for round_number in range(MOST_ROUNDS):
+        for _ in range(WINDOWS):
+            found.quiet_s.append(await window_p99_s(node, path))
+        async with misconduct():
+            for _ in range(WINDOWS):
+                found.during_s.append(await window_p99_s(node, path))
+        if round_number + 1 >= ROUNDS and found.ratio <= within:
+            return found
+    raise AssertionError(f"{found}: more than {within} times")
 
 
 async def window_p99_s(node: RunningCommand, path: str) -> float:
@@ -67,7 +81,7 @@ async def window_p99_s(node: RunningCommand, path: str) -> float:
         for _ in range(CONNECTIONS):
             nursery.start_soon(_call, node, path, took_s)
     took_s.sort()
-    return took_s[int(len(took_s) * 0.99)]
+    return took_s[int(len(took_s) * 0.99) - 1]
 
 
 async def _call(node: RunningCommand, path: str, took_s: list[float]) -> None:
@@ -83,6 +97,26 @@ async def _call(node: RunningCommand, path: str, took_s: list[float]) -> None:
             assert answer.startswith(b"HTTP/1.1 200"), answer
 
 
-async def _for_ever(misconduct: Callable[[], Awaitable[object]]) -> None:
-    while True:
-        await misconduct()
+# Other work on the machine is not what is measured. Where it is allowed (root) these two put it behind.
+
+
+def ahead_in_real_time(node: RunningCommand) -> None:
+    """The client, the node and the well function before everything else, the hostile one too: what is seen
+    is what the node's loop does."""
+    well = [pid for pid in node.tree() if b"counter.py" in _command(pid)]
+    with suppress(PermissionError, ProcessLookupError):
+        for pid in (0, node.process.pid, *well):
+            os.sched_setscheduler(pid, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+
+
+def ahead_in_niceness(node: RunningCommand) -> None:
+    """All of them by as much, the hostile one too: for misconduct that takes the processor."""
+    with suppress(PermissionError, ProcessLookupError):
+        for pid in (0, *node.tree()):
+            os.setpriority(os.PRIO_PROCESS, pid, os.getpriority(os.PRIO_PROCESS, pid) - AHEAD)
+
+
+def _command(pid: int) -> bytes:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""

@@ -12,7 +12,18 @@ from time import perf_counter
 
 import pytest
 import trio
-from hostility import NEIGHBOURS, alive, hostile, in_each_language, lines, problem, running, said, until
+from hostility import (
+    NEIGHBOURS,
+    alive,
+    cpu_s,
+    hostile,
+    in_each_language,
+    lines,
+    problem,
+    running,
+    said,
+    until,
+)
 
 #: Beyond what is promised, for a machine that does five other things.
 MARGIN_S = 1.5
@@ -180,15 +191,6 @@ async def test_a_process_that_spins_is_ended_at_its_timeout_and_the_loop_goes_on
         lags_s.sort()
         # All but a few: another process of this machine may take the core that the loop wants.
         assert lags_s[int(len(lags_s) * 0.95)] < 0.05, lags_s[-10:]
-
-
-def cpu_s(pid: int) -> float:
-    """The processor time it has used; 0: it is gone."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 # -- what comes is not what was asked for ----------------------------------------------------------------

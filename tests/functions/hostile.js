@@ -119,7 +119,7 @@ const handlers = {
   },
   // As before, with lines that begin like one and are none.
   floods_almost_frames(id, message) {
-    writeMuch('{"id":"x",\n'.repeat(1_000), message)
+    writeMuch('{"id":"x","response":\n'.repeat(1_000), message)
     say({ id, response: message })
   },
   closes_stdout() {

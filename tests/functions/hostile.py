@@ -71,7 +71,7 @@ def dribble(id, message, frame):
 
 def floods_almost_frames(id, message, frame):
     """As before, with lines that begin like one and are none."""
-    write_much(b'{"id":"x",\n' * 1_000, message)
+    write_much(b'{"id":"x","response":\n' * 1_000, message)
     say({"id": id, "response": message})
 
 

@@ -10,6 +10,7 @@ import pytest
 from serving import python, serving, until
 
 from inversion.config import Channel
+from inversion.errors import ProcessDied
 from inversion.processes.log_lines import LogLines
 from inversion.processes.noise import BURST_S, SHARE, LogPipe, Noise
 from inversion.watch import Watch
@@ -141,3 +142,18 @@ async def test_answers_between_many_lines_are_found(tmp_path):
         (view,) = served.pool().processes
         await until(lambda: served.pool().processes[0].strays >= 40_000)
         assert view.answered == 5
+
+
+async def test_of_a_flood_that_a_dead_process_left_behind_only_the_beginning_is_read(tmp_path):
+    flood = 40_000  # lines, as slow to read as any
+    code = f"""
+        sys.stdin.readline()
+        os.write(1, b'{{"id":"x","response":\\n' * {flood})
+        os._exit(0)
+    """
+    async with serving(python(tmp_path, code, rerun=0)) as served:
+        with pytest.raises(ProcessDied):
+            await served.call()
+        await served.logged("bytes dropped")
+        dropped = [int(text[1:].split()[0]) for _, _, text in served.logs if "bytes dropped" in text]
+        assert sum(dropped) < flood * 22 * 0.75

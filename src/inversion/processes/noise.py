@@ -20,7 +20,7 @@ SHARE: Final = 0.02
 #: May be used up at once: the traceback and the greeting of an honest program are not held back.
 BURST_S: Final = 0.02
 #: What one pass may cost, roughly. Others wait for it, several times during one call.
-PASS_S: Final = 0.000_1
+PASS_S: Final = 0.000_02
 #: An overdraft is forgiven beyond that: the clock also counts what the machine did meanwhile.
 _OVERDRAFT_S: Final = 0.002
 #: Read at a time while lines are logged; most lines are shorter than a tenth of it...

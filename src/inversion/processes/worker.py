@@ -41,7 +41,9 @@ CLOSED_S: Final = 1.0
 #: read of lines that are none and took too long.
 _FIRST_READ_BYTES: Final = 16 << 10
 _NOISY_READ_BYTES: Final = 64 << 10
-_LEAST_READ_BYTES: Final = 256
+_LEAST_READ_BYTES: Final = 128
+#: Lines that are no frames, of what a process left behind: more would take tens of milliseconds.
+_LAST_LINES: Final = 4_096
 
 
 class Host(Protocol):
@@ -343,7 +345,7 @@ class Worker(Seat):
         exit_ = self.child.exit
         assert exit_ is not None
         if left := read_left(self._frames):
-            self._hear(left)
+            self._hear_the_rest(left)
         self._noise.stop()
         if self.life is not Life.GONE:
             self._end = f"its process ended with {exit_}"
@@ -362,6 +364,15 @@ class Worker(Seat):
         else:
             self._refuse_flights(self.child.failure.sentence)
         self._host.left(self)
+
+    def _hear_the_rest(self, left: bytes) -> None:
+        """What it had written before counts. Of a flood that would hold up the loop, only the beginning."""
+        strays = self.strays
+        for at in range(0, len(left), _NOISY_READ_BYTES):
+            if self.strays - strays > _LAST_LINES:
+                self._note(f"{len(left) - at} bytes that it had written before its end were not read")
+                return
+            self._hear(left[at : at + _NOISY_READ_BYTES])
 
     def _note(self, text: str) -> None:
         self._stdout.lines([f"[{text}]".encode()], perf_counter())
