@@ -1,8 +1,8 @@
 """What all tests share: the fix_*.py files are plugins; markers say what a test needs of the machine.
 
-Every test that uses a database fixture is marked `postgres` by itself, so that `pytest -m "not postgres and
-not toolchain"` is the inner loop. A `toolchain("node")` that is missing skips its tests with the reason, or
-fails them when INVERSION_REQUIRE_TOOLCHAINS is set (CI).
+Every test that uses a database fixture is marked `postgres` by itself, those of some folders `slow`, so that
+`pytest -m "not postgres and not toolchain and not slow"` is the inner loop. A `toolchain("node")` that is
+missing skips its tests with the reason, or fails them when INVERSION_REQUIRE_TOOLCHAINS is set (CI).
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import pytest
 pytest_plugins = [file.stem for file in Path(__file__).parent.glob("fix_*.py")]
 pytest.register_assert_rewrite(*pytest_plugins)  # before one imports another
 
+#: Folders whose tests take their time: pauses, real nodes, thousands of histories.
+SLOW_FOLDERS = {"faults", "simulation", "reload", "image"}
 DATABASE_FIXTURES = {"server_url", "initialized_folder", "postgres_server"}
 
 
@@ -24,6 +26,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if DATABASE_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.postgres)
+        if item.path.parent.name in SLOW_FOLDERS:
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

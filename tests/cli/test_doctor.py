@@ -18,6 +18,8 @@ from inversion.config import Limits
 from inversion.doctor import host
 from inversion.doctor.finding import Finding, Verdict
 
+pytestmark = pytest.mark.slow
+
 PYTHON = f"command = [{json.dumps(sys.executable)}, 'f.py']\n"
 HELLO = 'print(\'{"hello":{"protocol":1,"runtime":"mine"}}\', flush=True)\ninput()\n'
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 COMMAND = [sys.executable, "-m", "inversion", "dev", "--port", "0", "--admin-port", "0"]
 TOML = '[functions.f]\ncommand = ["cat"]\nmode = "exec"\nstate = false\n'
 START_TIMEOUT_S = 45.0

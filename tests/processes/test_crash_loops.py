@@ -16,6 +16,8 @@ from inversion.messages import MessageOut
 from inversion.processes import crashes
 from inversion.protocol.breaker import DEATHS, FIRST_PAUSE_S, PROBES
 
+pytestmark = pytest.mark.slow
+
 #: Dies at its start unless there is a file `mended`; then it answers, `held` when there is a file `go`.
 LOOPS = """
     open("starts", "a").write("x")
