@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,6 +79,15 @@ def for_serve(toml: str) -> str:
     As root `serve` refuses a function that an account of its own could not read: that is every test's.
     """
     return re.sub(r"(?m)^command = ", 'sandbox = "none"\ncommand = ', toml)
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that everybody may read, and so all above it: pytest's own are closed to others."""
+    folder = Path(tempfile.mkdtemp(dir="/tmp", prefix="inversion-test-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
 
 
 StartCommand = Callable[..., "contextmanager[RunningCommand]"]

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,15 +22,6 @@ ACCOUNT = 61_200
 BASH = "/bin/bash"
 OWN_OOM_SCORE = Path("/proc/self/oom_score_adj").read_text().strip()
 needs_accounts = pytest.mark.skipif(not own_accounts_work(), reason="only root gives accounts")
-
-
-@pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """A folder that everybody may read, and so all above it."""
-    folder = Path(tempfile.mkdtemp(dir="/tmp", prefix="inversion-test-"))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
 
 
 @pytest.fixture
