@@ -52,6 +52,8 @@ class _Caller:
         self._walk = walk
 
 
+#: Members of an Enum are looked up slowly, and these are for each request.
+_LINES, _APPLIED = Mode.LINES, Outcome.APPLIED
 _ANSWERS: Final[DirectGate[_Caller, Response]] = DirectGate()
 
 
@@ -99,7 +101,7 @@ class Calls:
         received_s = perf_counter()
         now_ms = time_ns() // 1_000_000
         found = self.function(function)
-        if found.mode is Mode.LINES:
+        if found.mode is _LINES:
             body = self._admit(found, handler, body)
         allowed_s = found.timeout_s if timeout_s is None else min(found.timeout_s, timeout_s)
         caller = _Caller()
@@ -131,7 +133,7 @@ class Calls:
         response = caller.response or await _ANSWERS.wait(caller)
         counted = self._counters.functions[function]
         counted.replayed += response.replayed
-        outcome = Outcome.APPLIED
+        outcome = _APPLIED
         if response.error is not None:
             outcome = response.error.outcome
         elif response.function_error is not None:
