@@ -12,7 +12,7 @@ from serving import python, serving, until
 from inversion.config import Channel
 from inversion.errors import ProcessDied
 from inversion.processes.log_lines import LogLines
-from inversion.processes.noise import BURST_S, SHARE, LogPipe, Noise
+from inversion.processes.noise import ANSWER_S, BURST_S, SHARE, LogPipe, Noise
 from inversion.watch import Watch
 
 
@@ -75,6 +75,17 @@ def test_what_is_saved_up_is_bounded(watch, pipe):
     noise.sweep(1e9, call)
     noise.spend(BURST_S)
     assert calls_of(watch, calls) == 0
+
+
+def test_answers_pay_for_the_lines_between_them(watch, pipe):
+    calls = []
+    noise = Noise(watch, pipe[0])
+    watch.add(pipe[0], lambda: calls.append(1))
+    os.write(pipe[1], b"x")
+    for _ in range(10 * int(BURST_S / ANSWER_S)):
+        noise.spend(ANSWER_S)
+        noise.left_s += ANSWER_S
+    assert calls_of(watch, calls) == 3
 
 
 def test_a_stopped_pipe_is_not_registered_again(watch, pipe):

@@ -19,6 +19,8 @@ from inversion.watch import Watch
 SHARE: Final = 0.02
 #: May be used up at once: the traceback and the greeting of an honest program are not held back.
 BURST_S: Final = 0.02
+#: Each answer earns so much: a program that prints some lines for each call is not held back, at any rate.
+ANSWER_S: Final = 0.000_1
 #: What one pass may cost, roughly. Others wait for it, several times during one call.
 PASS_S: Final = 0.000_02
 #: An overdraft is forgiven beyond that: the clock also counts what the machine did meanwhile.
@@ -32,27 +34,27 @@ _DROPPED_BYTES: Final = 16 << 10
 class Noise:
     """A pipe's bucket. Whoever reads the pipe tells what that cost."""
 
-    __slots__ = ("_file", "_left_s", "_paused", "_swept_s", "_watch")
+    __slots__ = ("_file", "_paused", "_swept_s", "_watch", "left_s")
 
     def __init__(self, watch: Watch, file: int) -> None:
         self._watch = watch
         self._file = file
-        self._left_s = BURST_S
+        self.left_s = BURST_S  #: whoever reads may add ANSWER_S for each answer
         self._swept_s = perf_counter()
         self._paused = False
 
     def spend(self, took_s: float) -> None:
         """So long the loop was busy with it. Perhaps the pipe is not read any more for now."""
-        self._left_s = max(self._left_s - took_s, -_OVERDRAFT_S)
-        if self._left_s <= 0 and not self._paused:
+        self.left_s = max(self.left_s - took_s, -_OVERDRAFT_S)
+        if self.left_s <= 0 and not self._paused:
             self._paused = True
             self._watch.remove(self._file)
 
     def sweep(self, now_s: float, call: Callable[[], None]) -> None:
         """Time has passed: `call` reads the pipe again, if it was left alone and there is some share."""
-        self._left_s = min(self._left_s + SHARE * (now_s - self._swept_s), BURST_S)
+        self.left_s = min(self.left_s + SHARE * (now_s - self._swept_s), BURST_S)
         self._swept_s = now_s
-        if self._paused and self._left_s > 0:
+        if self._paused and self.left_s > 0:
             self._paused = False
             self._watch.add(self._file, call)
 

@@ -28,7 +28,7 @@ from inversion.processes.child import (
 )
 from inversion.processes.flight import Flight
 from inversion.processes.log_lines import LogLine, LogLines
-from inversion.processes.noise import PASS_S, LogPipe, Noise
+from inversion.processes.noise import ANSWER_S, PASS_S, LogPipe, Noise
 from inversion.protocol.conversation import Answered, Conversation, Life, Said, Stray
 from inversion.protocol.roster import Seat
 from inversion.watch import WRITABLE, Watch
@@ -203,6 +203,8 @@ class Worker(Seat):
             self.head_began_s = self._busy_since_s = now_s
         if settled:
             self._note_answers(len(settled), head, now_s)
+            if self.strays:
+                self._noise.left_s += len(settled) * ANSWER_S
         if conversation.hello is not was_hello and conversation.hello is not None:
             self._learn()
             self._host.spoke(self, conversation.hello)
