@@ -29,7 +29,7 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--nodes", type=int, default=1)
-    parser.add_argument("--clients", type=int, default=12)
+    parser.add_argument("--clients", type=int, default=24)
     parser.add_argument("--keyed", type=float, default=0.35, help="share of calls with an Idempotency-Key")
     parser.add_argument(
         "--every", type=float, default=2.0, help="seconds between a recovery and the next fault"

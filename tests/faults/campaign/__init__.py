@@ -1,10 +1,13 @@
 """Clients, nodes and faults, and the proof afterwards: `python -m tests.faults`.
 
 entities.py, .js  the functions: every model of history/models.py, in two languages
-asking      what a client asks next, and of which entity
-nodes       `inversion serve`, some of them on one database, started again when they end
-clients     HTTP clients that write the history
-faults      what is done to them meanwhile
-campaign    one run from start to last read
-report      floors, figures, and what is wrong
+asking            what a client asks next, and of which entity
+cuts              between a node and its database: commits lost, late and held
+nodes             `inversion serve`, some of them on one database, started again when they end
+clients           HTTP clients that write the history
+faults            what is done to them meanwhile
+campaign          one run from start to last read
+bugs              a node with a bug on purpose
+detect            whether the campaign finds each of them
+report            floors, figures, and what is wrong
 """

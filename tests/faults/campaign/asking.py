@@ -22,6 +22,10 @@ CALLS: Final = {"register": 400, "counter": 400, "journal": 120, "bank": 300, "l
 WEIGHTS: Final = (0.7, 0.2, 0.1)
 READS: Final = 0.25
 IF_MATCHES: Final = 0.05
+TIMEOUT_MS: Final = 5_000
+#: Some do not wait out an outage: what was given up on their behalf must not land.
+IMPATIENT: Final = 0.15
+IMPATIENT_MS: Final = (100, 1_000)
 
 
 @attrs.frozen
@@ -32,6 +36,7 @@ class Wanted:
     input: Json
     key: str | None
     if_match: int | None
+    timeout_ms: int = TIMEOUT_MS
 
 
 @attrs.define(eq=False)
@@ -92,7 +97,9 @@ class Asking:
         if_match = None
         if kind != STATE and slot.version > 0 and dice.random() < IF_MATCHES:
             if_match = slot.version
-        return Wanted(slot, entity, kind, given, key, if_match)
+        impatient = kind != STATE and dice.random() < IMPATIENT
+        timeout_ms = dice.randrange(*IMPATIENT_MS) if impatient else TIMEOUT_MS
+        return Wanted(slot, entity, kind, given, key, if_match, timeout_ms)
 
     def _message(self, slot: Slot, token: str) -> tuple[str, Json]:
         dice = self._dice

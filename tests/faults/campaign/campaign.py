@@ -12,6 +12,7 @@ import attrs
 import trio
 from tests.faults.campaign.asking import Asking, Slot, Wanted
 from tests.faults.campaign.clients import CallingClient, Tally
+from tests.faults.campaign.cuts import Wire
 from tests.faults.campaign.faults import Faults
 from tests.faults.campaign.nodes import Node, write_functions
 from tests.faults.history.models import READ, STATE
@@ -20,6 +21,7 @@ from tests.fix_postgres import Cluster
 
 from inversion.state.migrate import migrate
 
+BUGS_FILE: Final = Path(__file__).with_name("bugs.py")
 HEAL_S: Final = 120.0
 LAST_ANSWERS: Final = 5  #: of each node, after the last fault
 LOOK_S: Final = 1.0
@@ -31,11 +33,12 @@ NOWHERE: Final = Slot("", "", 1 << 60)  #: of a read that no slot is to hear of
 class Options:
     seconds: float
     nodes: int = 1
-    clients: int = 12
+    clients: int = 24
     keyed: float = 0.35
     every_s: float = 2.0  #: between a recovery and the next fault
     pause_s: float = 0.0  #: of a client between two calls
     seed: int = 1
+    bug: str | None = None  #: of bugs.py, on purpose
 
     @property
     def long(self) -> bool:
@@ -50,8 +53,11 @@ class Campaign:
         self.wrong: list[str] = []
         self.final_reads = 0
         self._dice = random.Random(f"campaign {options.seed}")
+        program = ("-m", "inversion") if options.bug is None else (str(BUGS_FILE), options.bug)
+        names = [f"n{number}" for number in range(options.nodes)]
         self.nodes = [
-            Node(f"n{number}", folder / f"n{number}", database_url) for number in range(options.nodes)
+            Node(name, folder / name, Wire(database_url, folder / name, self._dice.uniform), program)
+            for name in names
         ]
         (functions,) = {tuple(write_functions(node.folder)) for node in self.nodes}
         self._asking = Asking(functions, f"r{options.seed}", self._dice, options.keyed)
@@ -75,21 +81,20 @@ class Campaign:
         try:
             await migrate(self._database_url)
             with self._writer:
-                async with trio.open_nursery() as starting:
-                    for node in self.nodes:
-                        starting.start_soon(node.start)
                 async with trio.open_nursery() as nursery:
+                    async with trio.open_nursery() as starting:
+                        for node in self.nodes:
+                            await nursery.start(node.wire.run)
+                            starting.start_soon(node.start)
                     nursery.start_soon(self._look_for_ever)
                     nursery.start_soon(self._tick_for_ever)
                     await self._disturb()
                     await self._read_everything()
                     for node in self.nodes:
                         await node.look()
+                        if (status := await node.end(signal.SIGTERM)) != 0:
+                            self.wrong.append(f"{node.name} ended with {status}")
                     nursery.cancel_scope.cancel()
-            for node in self.nodes:
-                status = await node.end(signal.SIGTERM)
-                if status != 0:
-                    self.wrong.append(f"{node.name} ended with {status}")
         finally:
             for node in self.nodes:
                 if node.process is not None and node.process.poll() is None:
@@ -104,6 +109,9 @@ class Campaign:
             async with trio.open_nursery() as faults:
                 faults.start_soon(self.faults.run, end_faults, self.options.every_s)
                 await trio.sleep(self.options.seconds)
+                with trio.move_on_after(2 * self.options.seconds):  # on a busy machine
+                    while not self.faults.all_fired:  # noqa: ASYNC110 (asks another task)
+                        await trio.sleep(LOOK_S)
                 end_faults.set()
             end_clients.set()
 

@@ -22,12 +22,12 @@ from tests.faults.history.models import STATE
 from tests.faults.history.operation import HistoryWriter, Json, Operation, Outcome, refused
 from tests.http.front_door import Answer, Client, EndOfAnswers, get, post
 
-TIMEOUT_S: Final = 5.0
 #: A call ends with its deadline, and a second for the way.
-LATE_S: Final = TIMEOUT_S + 1.0
+LATE_S: Final = 1.0
 #: Nothing is waited for longer: a node that was stopped may be so for half a minute.
 PATIENCE_S: Final = 12.0
 REPEATED: Final = 0.1  #: of the keyed calls that were answered
+AT_ONCE: Final = 0.05  #: of the keyed calls are sent twice at the same time
 MOST_TRIES: Final = 40
 #: Answers of ours that were computed from a state, as a function's refusals are.
 COMPUTED: Final = ("version_mismatch", "no_state")
@@ -79,11 +79,13 @@ class CallingClient:
 
     async def fulfil(self, wanted: Wanted) -> None:
         """Ask until it is known, if it has a key; else once."""
+        if wanted.key is not None and self._dice.random() < AT_ONCE:
+            async with trio.open_nursery() as nursery:
+                for _ in range(2):
+                    nursery.start_soon(self.ask, wanted, self._node())
         was_unknown = False
         for tries in range(MOST_TRIES):
-            told = await self.ask(
-                wanted, self._dice.choice([each for each in self._nodes if each.up] or self._nodes)
-            )
+            told = await self.ask(wanted, self._node())
             if told is None or wanted.key is None:
                 return
             operation, replayed = told
@@ -101,6 +103,9 @@ class CallingClient:
             await trio.sleep(min(0.5, 0.02 * 1.5**tries) * self._dice.uniform(0.5, 1.5))
         self._tally.never_told += was_unknown
 
+    def _node(self) -> Node:
+        return self._dice.choice([node for node in self._nodes if node.up] or self._nodes)
+
     async def ask(self, wanted: Wanted, node: Node) -> tuple[Operation, bool] | None:
         """Send it once and note what came of it. None: it was not sent."""
         invoked_ns = perf_counter_ns()
@@ -113,7 +118,11 @@ class CallingClient:
             return None
         completed_ns = perf_counter_ns()
         took_s = (completed_ns - invoked_ns) / 1e9
-        if took_s > LATE_S + self._tally.lag_s and node.disturbed_ns < invoked_ns and not self.tear:
+        if (
+            took_s > wanted.timeout_ms / 1e3 + LATE_S + self._tally.lag_s
+            and node.disturbed_ns < invoked_ns
+            and not self.tear
+        ):
             told = "nothing" if tried is None else f"{tried.status}"
             self._tally.late.append(
                 f"{node.name}: {wanted.kind} of {wanted.entity}: {told} after {took_s:.1f} s"
@@ -151,7 +160,7 @@ class CallingClient:
                     self._tally.torn += 1
                     return None
                 answer = await client.answer()
-                if answer.fields.get("connection") != "close":
+                if answer.fields.get("connection") != "close" and node.name not in self._connections:
                     self._connections[node.name] = url, client
                 return answer
             except (OSError, trio.BrokenResourceError, EndOfAnswers):
@@ -207,7 +216,7 @@ def _request(wanted: Wanted) -> bytes:
     path = f"{function}/{quote(key, safe='')}"
     if wanted.kind == STATE:
         return get(f"/v1/state/{path}".encode())
-    lines = [b"Content-Type: application/json", b"Inversion-Timeout: %ds" % TIMEOUT_S]
+    lines = [b"Content-Type: application/json", b"Inversion-Timeout: %dms" % wanted.timeout_ms]
     if wanted.key is not None:
         lines.append(b"Idempotency-Key: " + wanted.key.encode())
     if wanted.if_match is not None:

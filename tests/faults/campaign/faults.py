@@ -20,13 +20,16 @@ from typing import Final
 import psycopg
 import trio
 from tests.faults.campaign.clients import CallingClient, Tally
+from tests.faults.campaign.cuts import Cut
 from tests.faults.campaign.nodes import Node
 from tests.fix_postgres import Cluster
 
 STOP_S: Final = (0.5, 2.0)
+PAUSE_S: Final = (0.3, 1.5)  #: below the timeout of functions
 #: A node that was away for that long must do no harm when it is back.
 LONG_STOP_S: Final = 30.0
 RECOVERY_S: Final = 60.0
+MOST_CUTS: Final = 5  #: of one kind, one after the other
 TORN: Final = 3  #: calls of each client
 _LATER: Final = 1 << 62
 
@@ -58,6 +61,7 @@ class Faults:
         self.kinds: dict[str, Callable[[], Awaitable[Struck]]] = {
             "function killed": self._kill_function,
             "function stopped": self._stop_function,
+            "function paused": self._pause_function,
             "node killed": self._kill_node,
             "node stopped": self._stop_node,
             "node drained": self._drain_node,
@@ -65,7 +69,12 @@ class Faults:
             "backend killed": self._kill_backend,
             "backends terminated": self._terminate_backends,
             "connections torn": self._tear,
+            **{cut.value: partial(self._cut, cut) for cut in Cut},
         }
+
+    @property
+    def all_fired(self) -> bool:
+        return all(self.fired[kind] for kind in self.kinds)
 
     async def run(self, stop: trio.Event, every_s: float) -> None:
         bag: list[str] = []
@@ -94,11 +103,12 @@ class Faults:
     def _well(self, node: Node) -> bool:
         """Each of its functions has answered a call that was sent after the blow."""
         good_ns = self._tally.good_ns
-        return all(good_ns.get((node.name, function), 0) > node.disturbed_ns for function in self._functions)
+        since_ns = max(node.disturbed_ns, node.struck_ns)
+        return all(good_ns.get((node.name, function), 0) > since_ns for function in self._functions)
 
-    def _disturbed(self, nodes: Sequence[Node]) -> Struck:
+    def _struck(self, nodes: Sequence[Node]) -> Struck:
         for node in nodes:
-            node.disturbed_ns = perf_counter_ns()
+            node.struck_ns = perf_counter_ns()
         return nodes
 
     # Functions.
@@ -111,7 +121,7 @@ class Faults:
         pid = self._dice.choice(pids)
         os.kill(pid, signal.SIGKILL)
         await _until(partial(_gone, pid))
-        return self._disturbed([node])
+        return self._struck([node])
 
     async def _stop_function(self) -> Struck:
         """It hangs until the function's timeout ends it."""
@@ -120,7 +130,19 @@ class Faults:
         if not pids:
             return ()
         os.kill(self._dice.choice(pids), signal.SIGSTOP)
-        return self._disturbed([node])
+        return self._struck([node])
+
+    async def _pause_function(self) -> Struck:
+        """It answers after all, perhaps when nobody waits for that any more."""
+        node = self._dice.choice(self._nodes)
+        pids = node.functions()
+        if not pids:
+            return ()
+        pid = self._dice.choice(pids)
+        os.kill(pid, signal.SIGSTOP)
+        await trio.sleep(self._dice.uniform(*PAUSE_S))
+        os.kill(pid, signal.SIGCONT)
+        return self._struck([node])
 
     # Nodes.
 
@@ -158,7 +180,7 @@ class Faults:
         # Its backends live on for a moment; then there is nothing, and then another postmaster.
         with trio.fail_after(RECOVERY_S):
             await _until(lambda: self._postgres.embedded.pid not in (None, pid))
-        return self._disturbed(self._nodes)
+        return self._struck(self._nodes)
 
     async def _kill_backend(self) -> Struck:
         """PostgreSQL ends all its backends then and recovers."""
@@ -168,13 +190,13 @@ class Faults:
         os.kill(self._dice.choice(pids), signal.SIGKILL)
         with trio.fail_after(RECOVERY_S):
             await _until(lambda: all(map(_gone, pids)))
-        return self._disturbed(self._nodes)
+        return self._struck(self._nodes)
 
     async def _terminate_backends(self) -> Struck:
         ended = await self._ask(
             "SELECT pg_terminate_backend(pid)::int FROM pg_stat_activity WHERE application_name = 'inversion'"
         )
-        return self._disturbed(self._nodes) if any(ended) else ()
+        return self._struck(self._nodes) if any(ended) else ()
 
     async def _ask(self, text: str) -> list[int]:
         def ask() -> list[int]:
@@ -189,6 +211,16 @@ class Faults:
 
     # Connections.
 
+    async def _cut(self, cut: Cut) -> Struck:
+        """At some of the next commits of a node."""
+        node = self._dice.choice(self._nodes)
+        cuts = node.wire.cuts[cut]
+        node.wire.plan(cut, self._dice.randint(1, MOST_CUTS))
+        with trio.move_on_after(10):
+            await _until(lambda: not node.wire.left)
+        node.wire.left = 0
+        return self._struck([node]) if node.wire.cuts[cut] > cuts else ()
+
     async def _tear(self) -> Struck:
         """Clients leave as soon as they have sent: what became of it they learn by the key, or never."""
         torn = self._tally.torn
@@ -196,7 +228,7 @@ class Faults:
             client.tear = TORN
         with trio.move_on_after(10):
             await _until(lambda: self._tally.torn > torn)
-        return self._disturbed(self._nodes) if self._tally.torn > torn else ()
+        return self._struck(self._nodes) if self._tally.torn > torn else ()
 
 
 async def _until(true: Callable[[], bool]) -> None:

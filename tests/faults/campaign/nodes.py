@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter_ns
 from typing import Final
@@ -14,6 +15,7 @@ from typing import Final
 import attrs
 import orjson
 import trio
+from tests.faults.campaign.cuts import Wire
 from tests.faults.soak import below
 from tests.http.front_door import Client, EndOfAnswers, get
 
@@ -57,12 +59,14 @@ class Node:
 
     name: str
     folder: Path
-    database_url: str
+    wire: Wire
+    program: Sequence[str] = ("-m", "inversion")
     process: subprocess.Popen[bytes] | None = None
     url: str = ""
     admin_url: str = ""
     lives: int = 0
-    disturbed_ns: int = 0  #: when it was last killed, stopped or continued
+    disturbed_ns: int = 0  #: when it was last killed, stopped or continued: calls before that may be late
+    struck_ns: int = 0  #: when something befell it or what it stands on
     up: bool = False
     counted: dict[str, float] = attrs.field(factory=dict)  #: of all lives before this one
     latest: dict[str, float] = attrs.field(factory=dict)  #: of this one, as last seen
@@ -73,8 +77,8 @@ class Node:
 
     async def start(self) -> None:
         self.lives += 1
-        command = [sys.executable, "-m", "inversion", "serve", "--config", str(self.folder)]
-        command += ["--database-url", self.database_url, "--port", "0", "--admin-port", "0"]
+        command = [sys.executable, *self.program, "serve", "--config", str(self.folder)]
+        command += ["--database-url", self.wire.url, "--port", "0", "--admin-port", "0"]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(  # noqa: ASYNC220 (a millisecond)
                 command, stdout=log, stderr=subprocess.STDOUT

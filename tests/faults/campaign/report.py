@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import attrs
 from tests.faults.campaign.campaign import Campaign
+from tests.faults.campaign.cuts import Cut
 from tests.faults.history.check import Checked, check_versions
 from tests.faults.history.operation import Outcome, read_history
 
@@ -65,6 +66,7 @@ def report_of(campaign: Campaign, floors: Floors) -> dict[str, Any]:
         "answers": dict(tally.codes.most_common()),
         "kinds": dict(sorted(kinds.items())),
         "faults": dict(campaign.faults.fired),
+        "commits cut": {cut.value: sum(node.wire.cuts[cut] for node in campaign.nodes) for cut in Cut},
         "recovery s": recovery,
         "nodes count": counters,
         "lives of nodes": sum(node.lives for node in campaign.nodes),

@@ -21,7 +21,7 @@ async def test_a_minute_of_every_fault_leaves_a_history_that_can_be(
 ) -> None:
     folder = short_folder / uuid.uuid4().hex[:8]
     folder.mkdir()
-    options = Options(seconds=45, nodes=2, clients=8, every_s=0.3, pause_s=0.01, seed=random.randrange(10**6))
+    options = Options(seconds=45, nodes=2, clients=8, every_s=0.1, pause_s=0.01, seed=random.randrange(10**6))
     campaign = Campaign(options, folder, postgres_server, postgres_server.conninfo)
     with trio.fail_after(220):
         await campaign.run()

@@ -65,8 +65,8 @@ def _against_the_clock(ordered: list[tuple[Place, Deed]]) -> None:
     for _, deed in ordered:
         if deed.completed_ns < latest_ns and latest is not None:
             sentence = (
-                f"against the clock: version {latest.version} was asked for only after the answer with "
-                f"version {deed.version} had been given"
+                f"against the clock: {latest.kind} with version {latest.version} was asked for when the "
+                f"answer to {deed.kind} with version {deed.version}, which comes after it, had been given"
             )
             raise Impossible(sentence, (*latest.attempts, *deed.attempts))
         if deed.invoked_ns > latest_ns:
@@ -144,7 +144,7 @@ class _Walk:
             if len(after) > MOST_GUESSES:
                 break
         if not after:
-            sentence = f"nobody wrote version {self._version + 1}, which is before version {deed.version}"
+            sentence = f"nobody wrote version {self._version + 1}, and version {deed.version} was seen"
             raise Impossible(sentence, deed.attempts)
         self._version += 1
         return list(after)

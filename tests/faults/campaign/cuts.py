@@ -1,0 +1,143 @@
+"""Between a node and its PostgreSQL: forwards bytes, and cuts connections at commits.
+
+It learns from Parse messages which prepared statements write entities, whatever they are called. A cut is
+planned for the next commits that pass whole: lost before the server saw it, lost after the server did it,
+delivered after the client was cut off and has moved on, or held, so that the client hears nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from enum import Enum
+from pathlib import Path
+from typing import Final
+
+import trio
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+SOCKET: Final = ".s.PGSQL.5432"
+_SYNC: Final = b"S\0\0\0\x04"
+_PARSE: Final = re.compile(rb"P....(inversion_\w+)\0([^\0]*)\0", re.DOTALL)
+_WRITES: Final = (b"INSERT INTO inversion.entity", b"UPDATE inversion.entity")
+BYTES: Final = 1 << 16
+
+
+class Cut(Enum):
+    REQUEST_LOST = "commit lost before the server saw it"
+    REPLY_LOST = "commit lost after the server did it"
+    DELAYED = "commit delivered after the cut"
+    HELD = "commit's reply held"
+
+
+class Wire:
+    """One node's way to the database."""
+
+    def __init__(self, url: str, folder: Path, roll: Callable[[float, float], float]) -> None:
+        server = conninfo_to_dict(url)
+        self._server = f"{server['host']}/.s.PGSQL.{server.get('port') or 5432}"
+        self._socket = folder / SOCKET
+        self._roll = roll
+        self._names: set[bytes] = set()
+        self.url = make_conninfo(url, host=str(folder), port="5432")
+        self.planned: Cut | None = None
+        self.left = 0
+        self.cuts: Counter[Cut] = Counter()
+        self._nursery: trio.Nursery
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        listener = trio.socket.socket(trio.socket.AF_UNIX)
+        await listener.bind(str(self._socket))
+        listener.listen(50)
+        async with trio.open_nursery() as self._nursery:
+            await trio.serve_listeners(self._serve, [trio.SocketListener(listener)], task_status=task_status)
+
+    def plan(self, cut: Cut, times: int) -> None:
+        self.planned, self.left = cut, times
+
+    def _take(self) -> Cut | None:
+        """The cut for a commit that is about to pass."""
+        if self.left == 0 or self.planned is None:
+            return None
+        self.left -= 1
+        self.cuts[self.planned] += 1
+        return self.planned
+
+    async def _serve(self, client: trio.SocketStream) -> None:
+        try:
+            server = await trio.open_unix_socket(self._server)
+        except OSError:
+            await trio.aclose_forcefully(client)
+            return
+        delivered_later = False
+        try:
+            async with trio.open_nursery() as nursery:
+                replies = trio.CancelScope()
+                nursery.start_soon(self._forward_replies, server, client, replies, nursery.cancel_scope)
+                delivered_later = await self._forward_requests(client, server, replies)
+                nursery.cancel_scope.cancel()
+        finally:
+            await trio.aclose_forcefully(client)
+            if not delivered_later:
+                await trio.aclose_forcefully(server)
+
+    async def _forward_requests(
+        self, client: trio.SocketStream, server: trio.SocketStream, replies: trio.CancelScope
+    ) -> bool:
+        """Until the client ends or is cut off. True: the server has still to get something."""
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            async for request in client:
+                match self._take() if self._commits(request) else None:
+                    case None:
+                        await server.send_all(request)
+                    case Cut.REQUEST_LOST:
+                        return False
+                    case Cut.REPLY_LOST:
+                        replies.cancel()
+                        await server.send_all(request)
+                        with trio.move_on_after(5):
+                            await server.receive_some(BYTES)
+                        return False
+                    case Cut.HELD:
+                        replies.cancel()
+                        await server.send_all(request)
+                        await trio.sleep(self._roll(0.5, 8.0))
+                        return False
+                    case Cut.DELAYED:
+                        replies.cancel()
+                        self._nursery.start_soon(_deliver, server, request, self._roll(0.01, 1.5))
+                        return True
+        return False
+
+    async def _forward_replies(
+        self,
+        server: trio.SocketStream,
+        client: trio.SocketStream,
+        replies: trio.CancelScope,
+        connection: trio.CancelScope,
+    ) -> None:
+        with replies, suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            async for reply in server:
+                await client.send_all(reply)
+        if not replies.cancelled_caught:
+            connection.cancel()  # the server has ended it
+
+    def _commits(self, request: bytes) -> bool:
+        """Whether these bytes are a whole commit."""
+        for name, text in _PARSE.findall(request):
+            if any(write in text for write in _WRITES):
+                self._names.add(name)
+        return request.endswith(_SYNC) and any(b"\0" + name + b"\0" in request for name in self._names)
+
+
+async def _deliver(server: trio.SocketStream, request: bytes, after_s: float) -> None:
+    """What was under way in the network when the client was cut off."""
+    await trio.sleep(after_s)
+    try:
+        with trio.move_on_after(5), suppress(trio.BrokenResourceError):
+            await server.send_all(request)
+            await server.receive_some(BYTES)
+    finally:
+        await trio.aclose_forcefully(server)
