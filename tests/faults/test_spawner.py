@@ -318,7 +318,10 @@ processes = { max = 8 }
                 assert (await node.call("echo", b"x")).body == b"x"
 
         def files(pid: int) -> int:
-            return len(os.listdir(f"/proc/{pid}/fd"))
+            try:
+                return len(os.listdir(f"/proc/{pid}/fd"))
+            except PermissionError:
+                return -1  # a spawner shows them to root only
 
         await many(8)
         (spawner,) = spawners(os.getpid())
