@@ -35,8 +35,8 @@ class Told:
     def refused(self, number: int, where: int) -> None:
         self.end = ("refused", number, where)
 
-    def unfit(self, reason: str) -> None:
-        self.end = ("unfit", reason)
+    def unfit(self, reason: str, *, lasting: bool) -> None:
+        self.end = ("unfit", reason, lasting)
 
     def ended(self, code: int, status: int) -> None:
         self.end = (code, status)
@@ -226,7 +226,7 @@ async def test_a_spawner_that_does_not_come_up_refuses_with_its_reason(tmp_path)
             told = start(spawner, bash("true", tmp_path))
             await until(lambda told=told: told.end is not None)
             assert told.end is not None
-            assert told.end[0] == "unfit"
+            assert (told.end[0], told.end[2]) == ("unfit", True)
 
 
 async def test_the_end_of_the_node_ends_everything_and_removes_the_private_folders(tmp_path):

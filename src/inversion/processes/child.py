@@ -247,12 +247,9 @@ class Child:
     def refused(self, number: int, where: int) -> None:
         self._fail(Failure(_why_not(self._recipe, number, where), number in _SHORTAGES))
 
-    def unfit(self, reason: str) -> None:
-        self._fail(
-            Failure(
-                f"function {self._recipe.function}: no process could be started: {reason}", is_shortage=True
-            )
-        )
+    def unfit(self, reason: str, *, lasting: bool) -> None:
+        sentence = f"function {self._recipe.function}: no process could be started: {reason}"
+        self._fail(Failure(sentence, is_shortage=not lasting))
 
     def ended(self, code: int, status: int) -> None:
         if self._stderr >= 0:

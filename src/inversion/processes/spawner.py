@@ -88,8 +88,8 @@ class Spawned(Protocol):
     def refused(self, number: int, where: int) -> None:
         """errno, and at which of wire.AT_*."""
 
-    def unfit(self, reason: str) -> None:
-        """There is no spawner: it does not come up. Last, like the other two."""
+    def unfit(self, reason: str, *, lasting: bool) -> None:
+        """There is no spawner: it does not come up, for good or perhaps not. Last, like the other two."""
 
     def ended(self, code: int, status: int) -> None:
         """It is reaped: si_code and si_status of waitid(2)."""
@@ -276,7 +276,7 @@ class Spawner:
             except BlockingIOError:
                 break
             except ConnectionError:
-                data, files = b"", []
+                continue  # it had not read all of ours; what it had said before comes all the same
             if not data:
                 self._lost()
                 return
@@ -320,7 +320,8 @@ class Spawner:
             if was_ready:
                 child.told.ended(os.CLD_KILLED, signal.SIGKILL)
             else:
-                child.told.unfit(self._unfit or f"its spawner does not come up ({how})")
+                reason = self._unfit or f"its spawner does not come up ({how})"
+                child.told.unfit(reason, lasting=bool(self._unfit))
 
     def _bury(self) -> str:
         """Kill its process and reap it. How it had ended."""

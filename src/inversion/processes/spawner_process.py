@@ -330,7 +330,7 @@ def main() -> None:
         session = NiceSession(settings["nice"])
         confine(settings)
         spawner = Spawner(node, settings, session)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         node.send(REPORT.pack(UNFIT, 0, 0, 0) + str(error).encode())
         sys.exit(1)
     try:
