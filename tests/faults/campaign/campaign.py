@@ -16,7 +16,7 @@ from tests.faults.campaign.cuts import Wire
 from tests.faults.campaign.faults import Faults
 from tests.faults.campaign.nodes import Node, write_functions
 from tests.faults.history.models import READ, STATE
-from tests.faults.history.operation import HistoryWriter, Outcome
+from tests.faults.history.operation import HistoryWriter, Operation, Outcome, read_history
 from tests.fix_postgres import Cluster
 
 from inversion.state.migrate import migrate
@@ -51,6 +51,7 @@ class Campaign:
         self.history = folder / "history.jsonl"
         self.tally = Tally()
         self.wrong: list[str] = []
+        self.enough = trio.Event()  #: set from outside, it ends at once and reads nothing more
         self.final_reads = 0
         self._dice = random.Random(f"campaign {options.seed}")
         program = ("-m", "inversion") if options.bug is None else (str(BUGS_FILE), options.bug)
@@ -89,8 +90,9 @@ class Campaign:
                     nursery.start_soon(self._look_for_ever)
                     nursery.start_soon(self._tick_for_ever)
                     await self._disturb()
-                    await self._read_everything()
-                    for node in self.nodes:
+                    if not self.enough.is_set():
+                        await self._read_everything()
+                    for node in self.nodes if not self.enough.is_set() else ():
                         await node.look()
                         if (status := await node.end(signal.SIGTERM)) != 0:
                             self.wrong.append(f"{node.name} ended with {status}")
@@ -101,6 +103,11 @@ class Campaign:
                     node.process.kill()
                     node.process.wait()
 
+    def so_far(self) -> list[Operation]:
+        """The history up to now: what is under way may have happened."""
+        self._writer.flush()
+        return [*read_history(self.history), *self.tally.in_flight.values()]
+
     async def _disturb(self) -> None:
         end_clients, end_faults = trio.Event(), trio.Event()
         async with trio.open_nursery() as clients:
@@ -108,9 +115,10 @@ class Campaign:
                 clients.start_soon(client.run, end_clients, self.options.pause_s)
             async with trio.open_nursery() as faults:
                 faults.start_soon(self.faults.run, end_faults, self.options.every_s)
-                await trio.sleep(self.options.seconds)
+                with trio.move_on_after(self.options.seconds):
+                    await self.enough.wait()
                 with trio.move_on_after(2 * self.options.seconds):  # on a busy machine
-                    while not self.faults.all_fired:  # noqa: ASYNC110 (asks another task)
+                    while not (self.enough.is_set() or self.faults.all_fired):  # noqa: ASYNC110 (asks another task)
                         await trio.sleep(LOOK_S)
                 end_faults.set()
             end_clients.set()

@@ -14,6 +14,7 @@ from typing import Final
 from urllib.parse import quote
 
 import attrs
+import msgspec
 import orjson
 import trio
 from tests.faults.campaign.asking import Asking, Wanted
@@ -40,6 +41,7 @@ class Tally:
     codes: Counter[str] = attrs.field(factory=Counter)
     late: list[str] = attrs.field(factory=list)
     strange: list[str] = attrs.field(factory=list)
+    in_flight: dict[int, Operation] = attrs.field(factory=dict)  #: as unknown as they are
     unsent: int = 0
     torn: int = 0
     landed: int = 0  #: unknown, and the repeated key showed that it had been applied
@@ -109,13 +111,27 @@ class CallingClient:
     async def ask(self, wanted: Wanted, node: Node) -> tuple[Operation, bool] | None:
         """Send it once and note what came of it. None: it was not sent."""
         invoked_ns = perf_counter_ns()
-        tried: Answer | None = None
+        begun = Operation(
+            self.name,
+            wanted.entity,
+            wanted.kind,
+            wanted.input,
+            invoked_ns,
+            None,
+            Outcome.UNKNOWN,
+            key=wanted.key,
+            if_match=wanted.if_match,
+            node=f"{node.name}.{node.lives}",
+        )
+        self._tally.in_flight[id(begun)] = begun
         try:
             tried = await self._exchange(node, wanted)
         except NotSent:
             self._tally.unsent += 1
             await trio.sleep(0.05)
             return None
+        finally:
+            del self._tally.in_flight[id(begun)]
         completed_ns = perf_counter_ns()
         took_s = (completed_ns - invoked_ns) / 1e9
         if (
@@ -128,19 +144,9 @@ class CallingClient:
                 f"{node.name}: {wanted.kind} of {wanted.entity}: {told} after {took_s:.1f} s"
             )
         outcome, answer, version = self._read(tried)
-        operation = Operation(
-            self.name,
-            wanted.entity,
-            wanted.kind,
-            wanted.input,
-            invoked_ns,
-            None if outcome is Outcome.UNKNOWN else completed_ns,
-            outcome,
-            answer,
-            version,
-            wanted.key,
-            wanted.if_match,
-            f"{node.name}.{node.lives}",
+        ended_ns = None if outcome is Outcome.UNKNOWN else completed_ns
+        operation = msgspec.structs.replace(
+            begun, completed_ns=ended_ns, outcome=outcome, answer=answer, version=version
         )
         self._history.write(operation)
         wanted.slot.heard(wanted.entity, version)

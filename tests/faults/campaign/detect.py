@@ -12,14 +12,18 @@ import sys
 import tempfile
 from pathlib import Path
 from time import perf_counter_ns
+from typing import Final
 
 import attrs
 import trio
 from tests.faults.campaign.bugs import BUGS
 from tests.faults.campaign.campaign import Campaign, Options
-from tests.faults.history.check import check_versions
+from tests.faults.history.check import Checked, check_versions
 from tests.faults.history.operation import Operation, read_history
 from tests.fix_postgres import Cluster
+
+#: Between two looks at the history so far: a minute of it is half a second's work.
+LOOK_S: Final = 5.0
 
 
 @attrs.frozen
@@ -35,19 +39,34 @@ def run(options: Options) -> Found:
     try:
         campaign = Campaign(options, folder, postgres, postgres.conninfo)
         begun_ns = perf_counter_ns()
-        trio.run(campaign.run)
-        operations = list(read_history(campaign.history))
-        checked = check_versions(operations)
+        checked = trio.run(_run_until_found, campaign) or check_versions(read_history(campaign.history))
     finally:
         postgres.stop()
         shutil.rmtree(folder, ignore_errors=True)
     if checked.passed:
-        return Found(len(operations), None)
+        return Found(checked.operations, None)
     evident = {entity: _evident_ns(verdict.evidence) for entity, verdict in checked.failed.items()}
     first = min(evident, key=lambda entity: evident[entity])
-    return Found(
-        len(operations), (evident[first] - begun_ns) / 1e9, f"{first}: {checked.failed[first].sentence}"
-    )
+    after_s = (evident[first] - begun_ns) / 1e9
+    return Found(checked.operations, after_s, f"{first}: {checked.failed[first].sentence}")
+
+
+async def _run_until_found(campaign: Campaign) -> Checked | None:
+    found: list[Checked] = []
+
+    async def look_for_ever() -> None:
+        while not found:
+            await trio.sleep(LOOK_S)
+            checked = check_versions(campaign.so_far())
+            if not checked.passed:
+                found.append(checked)
+                campaign.enough.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(look_for_ever)
+        await campaign.run()
+        nursery.cancel_scope.cancel()
+    return found[0] if found else None
 
 
 def _evident_ns(evidence: tuple[Operation, ...]) -> int:

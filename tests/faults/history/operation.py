@@ -67,6 +67,9 @@ class HistoryWriter:
         self._file.write(_ENCODE(operation) + b"\n")
         self.written += 1
 
+    def flush(self) -> None:
+        self._file.flush()
+
     def __enter__(self) -> HistoryWriter:
         return self
 
