@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from model_database import Database, Entity
+from model_database import Database, Entity, ModelRows
 from test_simulation import run
 
 from inversion import mailbox
 from inversion.errors import Code, Conflict, InversionError, Outcome
-from inversion.messages import Turn
+from inversion.messages import Change, Response, Turn
 from inversion.state import committer, resolver, rows, sql, store
 from inversion.state.resolver import Finding
 
@@ -157,6 +157,29 @@ def records_are_not_kept(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(store, "records_of", lambda *_: ())
 
 
+def a_warning_is_ignored(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(ModelRows, "warned", property(lambda self: False, lambda self, _: None), raising=False)
+
+
+def turn_ids_repeat(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(store, "new_turn_id", lambda: b"t" * 16)
+
+
+def an_answer_goes_out_before_its_commit(patch: pytest.MonkeyPatch) -> None:
+    stored = store.PostgresStore.store_state
+
+    async def hurried(self, turn, state, out):  # type: ignore[no-untyped-def]
+        if out.change is Change.KEEP:
+            return await stored(self, turn, state, out)
+        versions = store._versions(state.version, out.answers)
+        for request, answer, version in zip(turn.requests, out.answers, versions, strict=True):
+            if answer.error is None:
+                request.answer(Response(answer.response or b"null", version=version))
+        return await stored(self, turn, state, out)
+
+    patch.setattr(store.PostgresStore, "store_state", hurried)
+
+
 BUGS: list[Patch] = [
     no_compare_and_set,
     no_look_at_known_keys,
@@ -176,16 +199,25 @@ BUGS: list[Patch] = [
     a_version_is_skipped,
     the_compare_and_set_is_on_the_version,
     a_new_entity_overwrites,
+    a_warning_is_ignored,
+    turn_ids_repeat,
+    an_answer_goes_out_before_its_commit,
 ]
+
+
+def histories_until_found(bug: Patch, first: int, patch: pytest.MonkeyPatch) -> int | None:
+    """How many histories from that seed on it takes until a promise is broken; None: none is."""
+    bug(patch)
+    for seed in range(first, first + SEEDS):
+        try:
+            run(seed)
+        except AssertionError:
+            return seed - first + 1
+    return None
 
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
 def test_a_seeded_bug_is_found(bug: Patch, monkeypatch: pytest.MonkeyPatch) -> None:
-    bug(monkeypatch)
-    for seed in range(SEEDS):
-        try:
-            run(seed)
-        except AssertionError:
-            return
-    pytest.fail(f"{bug.__name__} broke no promise in {SEEDS} histories")
+    found = histories_until_found(bug, 0, monkeypatch)
+    assert found is not None, f"{bug.__name__} broke no promise in {SEEDS} histories"

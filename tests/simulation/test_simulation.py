@@ -70,7 +70,8 @@ def _replays_agree(ops: list[Op]) -> None:
 
 def run(seed: int) -> World:
     nodes = 1 + seed % 3
-    with World(seed, nodes=nodes, keys=1 + seed % 2, fault_rate=(0.0, 0.12, 0.3)[seed % 7 % 3]) as world:
+    rate = (0.0, 0.12, 0.3)[seed % 7 % 3]
+    with World(seed, nodes=nodes, keys=1 + seed % 2, fault_rate=rate, slow=seed % 5 < 2) as world:
         world.run(30)
         check(world)
     return world

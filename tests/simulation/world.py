@@ -7,6 +7,7 @@ resolver; the functions, the database and the clock are not there.
 
 from __future__ import annotations
 
+import copy
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -46,25 +47,31 @@ FUNCTION = "journal"
 NEVER_S = 1e12
 #: Thirty calls take a few hundred.
 MOST_STEPS = 20_000
+#: Of the draws: a slow node is overtaken several times while it finds out what became of a commit.
+SLOW_SHARE = 0.08
 #: What the mailboxes take a step for.
 STEP_S = 0.000_1
 
 
 class Actions:
-    """What may happen next, in the order it was born; `draw` takes any."""
+    """What may happen next, in the order it was born; `draw` takes any, but rarely one of a slow node."""
 
     def __init__(self, dice: random.Random) -> None:
         self._dice = dice
         self._waiting: list[Callable[[], None]] = []
+        self._of_slow: list[Callable[[], None]] = []
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._waiting) + len(self._of_slow)
 
-    def add(self, action: Callable[[], None]) -> None:
-        self._waiting.append(action)
+    def add(self, action: Callable[[], None], *, slow: bool = False) -> None:
+        (self._of_slow if slow else self._waiting).append(action)
 
     def draw(self) -> None:
-        self._waiting.pop(self._dice.randrange(len(self._waiting)))()
+        waiting, rest = self._waiting, self._of_slow
+        if not waiting or (rest and self._dice.random() < SLOW_SHARE):
+            waiting = rest
+        waiting.pop(self._dice.randrange(len(waiting)))()
 
 
 @attrs.define(eq=False)
@@ -168,8 +175,9 @@ class SimConnection:
             case "delayed in the network":
                 world.actions.add(lambda: void(world.database.run(statement, parameters)))
                 self._lose(walk, sent=True)
-            case "a warning":
-                walk.resume(ModelRows(world.database.run(statement, parameters), warned=True))
+            case "a warning":  # no standby has it: it may be lost with the primary
+                database = world.database if world.dice.random() < 0.5 else copy.deepcopy(world.database)
+                walk.resume(ModelRows(database.run(statement, parameters), warned=True))
             case "a locked row":
                 walk.throw(StatementFailed("55P03", "canceling statement due to lock timeout"))
             case _:
@@ -227,6 +235,7 @@ class Node:
 
     def __init__(self, world: World) -> None:
         self.dead = False
+        self.slow = world.slow and not world.nodes
         store_module.Lane = lambda *_, **__: SimLane(world, self)  # type: ignore[assignment,misc]
         self.store = store_module.PostgresStore("", Limits(), SimWatch(world, self))  # type: ignore[arg-type]
         bridge: Any = SimBridge(world, self)
@@ -262,7 +271,9 @@ class Node:
 class World:
     """One run. Use it as a context manager; `run` draws until everybody was answered."""
 
-    def __init__(self, seed: int, *, nodes: int = 2, keys: int = 2, fault_rate: float = 0.12) -> None:
+    def __init__(
+        self, seed: int, *, nodes: int = 2, keys: int = 2, fault_rate: float = 0.12, slow: bool = False
+    ) -> None:
         self.dice = random.Random(seed)
         self.actions = Actions(self.dice)
         self.database = Database()
@@ -273,7 +284,10 @@ class World:
         self.keys = [f"k{number}" for number in range(keys)]
         self._lane, self._clock = store_module.Lane, mailbox.perf_counter
         mailbox.perf_counter = lambda: self.step * STEP_S
-        self.nodes = [Node(self) for _ in range(nodes)]
+        self.slow = slow  #: the first node is
+        self.nodes: list[Node] = []
+        for _ in range(nodes):
+            self.nodes.append(Node(self))
         self._errors: list[Exception] = []
 
     def __enter__(self) -> World:
@@ -288,7 +302,7 @@ class World:
 
     def do(self, node: Node, call: Callable[[], None]) -> None:
         """Let it happen some time, unless its node is dead by then."""
-        self.actions.add(lambda: None if node.dead else call())
+        self.actions.add(lambda: None if node.dead else call(), slow=node.slow)
 
     def fault(self, what: str, commits: bool) -> str | None:
         if self.dice.random() >= self.fault_rate:
