@@ -12,6 +12,7 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 from time import perf_counter
 
 import attrs
@@ -31,6 +32,7 @@ class Entry:
     answered_s: float = 0.0
     answer: Answer | None = None
     torn: str = ""  #: why there is no answer
+    repeats: int = 0  #: how often it was sent again, under its Idempotency-Key
 
     @property
     def outcome(self) -> str:
@@ -85,18 +87,32 @@ class Ledger:
         await self.until(look)
         return min(entry.answered_s for entry in found) - moment_s
 
-    async def run_client(self, url: str, key: str, stop: trio.Event, *lines: bytes) -> None:
-        """Call after call until `stop`, on one connection as long as the server keeps it."""
+    async def run_client(
+        self, url: str, key: str, stop: trio.Event, *lines: bytes, keyed: bool = False, fresh: bool = False
+    ) -> None:
+        """Call after call until `stop`, on one connection as long as the server keeps it.
+
+        `keyed`: each with an Idempotency-Key, again with the same bytes until it succeeds.
+        `fresh`: each to an entity of its own.
+        """
         client: Client | None = None
+        entry: Entry | None = None
         try:
-            while not stop.is_set():
-                entry = self.open_entry(key)
+            while True:
+                if entry is None or not keyed or entry.code == "ok":
+                    if stop.is_set():
+                        return
+                    entry = self.open_entry(key)
+                    entry.key = f"{key}-{entry.token}" if fresh else key
+                else:
+                    entry.repeats += 1
+                again = (*lines, b"Idempotency-Key: " + entry.token.encode()) if keyed else lines
                 try:
                     if client is None:
                         client = await connect(url)
-                    target = f"/v1/call/journal/{key}/add".encode()
+                    target = f"/v1/call/journal/{entry.key}/add".encode()
                     entry.sent_s = perf_counter()
-                    await client.stream.send_all(post(target, b'"%b"' % entry.token.encode(), *lines))
+                    await client.stream.send_all(post(target, b'"%b"' % entry.token.encode(), *again))
                     entry.answer = await client.answer()
                 except (OSError, trio.BrokenResourceError, EndOfAnswers) as error:
                     entry.torn = repr(error)
@@ -125,15 +141,26 @@ class Ledger:
 
     @asynccontextmanager
     async def load(
-        self, url: str, *lines: bytes, keys: Iterable[str] = tuple(f"k{n}" for n in range(12))
+        self,
+        url: str,
+        *lines: bytes,
+        keys: Iterable[str] = tuple(f"k{n}" for n in range(12)),
+        hot: int = 3,
+        keyed: bool = False,
+        fresh: bool = False,
     ) -> AsyncIterator[None]:
-        """Clients that call all the while, three of them at one hot entity; all get their last answers."""
+        """Clients that call all the while, `hot` of them at one entity; all get their last answers."""
         stop = trio.Event()
         async with trio.open_nursery() as nursery:
-            for key in ("hot", "hot", "hot", *keys):
-                nursery.start_soon(self.run_client, url, key, stop, *lines)
+            for key in ("hot",) * hot + tuple(keys):
+                run = partial(self.run_client, url, key, stop, *lines, keyed=keyed, fresh=fresh)
+                nursery.start_soon(run)
             yield
             stop.set()
+
+    def unanswered(self) -> list[Entry]:
+        """Those that are on their way just now."""
+        return [entry for entry in self.entries if entry.sent_s > entry.answered_s]
 
     def check(self, database_url: str) -> None:
         """Compare with the rows. Call it when every client has ended."""
