@@ -105,9 +105,7 @@ async def scene(start_node: StartNode, database_url: str, row: Row, monkeypatch:
         pytest.param(
             Trick.CUT_REPLY, SYNC, marks=pytest.mark.fault("D4", "a commit done, its reply cut off")
         ),
-        pytest.param(
-            Trick.DRIP, BIND, marks=pytest.mark.fault("D4", "a commit and its reply byte by byte")
-        ),
+        pytest.param(Trick.DRIP, BIND, marks=pytest.mark.fault("D4", "a commit and its reply byte by byte")),
         pytest.param(
             Trick.SWALLOW, EXECUTE, marks=pytest.mark.fault("D4", "half-open before a commit's Execute")
         ),
@@ -115,7 +113,9 @@ async def scene(start_node: StartNode, database_url: str, row: Row, monkeypatch:
             Trick.SWALLOW_REPLY, SYNC, marks=pytest.mark.fault("D4", "half-open after a commit was done")
         ),
         pytest.param(Trick.RESET, SYNC, marks=pytest.mark.fault("D5", "RST before a commit's Sync")),
-        pytest.param(Trick.RESET_REPLY, SYNC, marks=pytest.mark.fault("D5", "RST instead of a commit's reply")),
+        pytest.param(
+            Trick.RESET_REPLY, SYNC, marks=pytest.mark.fault("D5", "RST instead of a commit's reply")
+        ),
     ],
 )
 @pytest.mark.timeout(60 * 20)

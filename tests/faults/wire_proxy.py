@@ -53,6 +53,7 @@ class Spoil:
     trick: Trick
     at: bytes = SYNC
     members: int = 1  #: a commit of fewer entities is let pass
+    entity: str = ""  #: a commit that does not have this key in it is let pass
     first_bytes: int = 0  #: for HALVE
     happened: trio.Event = attrs.field(factory=trio.Event)
     seen_members: int = 0
@@ -108,7 +109,13 @@ class WireProxy:
         self._listener.listen(50)
         port = self._listener.getsockname()[1]
         self.url = make_conninfo(
-            **{**self._server, "host": "127.0.0.1", "port": port, "sslmode": "disable", "gssencmode": "disable"}
+            **{
+                **self._server,
+                "host": "127.0.0.1",
+                "port": port,
+                "sslmode": "disable",
+                "gssencmode": "disable",
+            }
         )
         await trio.serve_listeners(
             self._serve, [trio.SocketListener(self._listener)], task_status=task_status
@@ -170,6 +177,7 @@ class WireProxy:
                 statement += raw
                 if spoil.trick is Trick.HALVE:
                     if kind == SYNC:  # all of it is here
+                        link.mute = True
                         await link.server.send_all(passing + statement[: spoil.first_bytes])
                         spoil.statement_bytes = len(statement)
                         await self._end(link, spoil)
@@ -203,7 +211,7 @@ class WireProxy:
         """The spoil that this statement meets, if it is a commit that meets one."""
         members = members_of(bind)
         for spoil in self._due:
-            if members >= spoil.members:
+            if members >= spoil.members and spoil.entity.encode() in bind:
                 self._due.remove(spoil)
                 spoil.seen_members = members
                 return spoil
@@ -212,26 +220,30 @@ class WireProxy:
     async def _end(self, link: _Link, spoil: Spoil) -> None:
         """Do to the connections what the trick says. When this returns there are no more requests."""
         spoil._link = link
-        spoil.happened.set()
         match spoil.trick:
             case Trick.CUT | Trick.CUT_REPLY:
                 link.held = False
+                await trio.aclose_forcefully(link.client)
             case Trick.RESET | Trick.RESET_REPLY:
                 _reset(link.client)
                 if spoil.trick is Trick.RESET:
                     _reset(link.server)
                 link.held = False
+                await trio.aclose_forcefully(link.client)
             case Trick.HOLD:
                 link.mute, link.held = True, True
                 await trio.aclose_forcefully(link.client)
             case Trick.SWALLOW | Trick.SWALLOW_REPLY:
                 link.mute = True
+                spoil.happened.set()
                 await trio.sleep_forever()
             case Trick.HALVE:
-                link.server.socket.setsockopt(socket.IPPROTO_TCP, _SILENTLY, 1)
                 link.held = False
+                await trio.aclose_forcefully(link.client)
+                await _part_silently(link.server)
             case _:
                 raise AssertionError(spoil.trick)
+        spoil.happened.set()
 
     async def _replies(self, link: _Link, scope: trio.CancelScope) -> None:
         messages = _Messages(begun=True)
@@ -317,3 +329,17 @@ def _reset(stream: trio.SocketStream) -> None:
     """Closing it now sends RST."""
     if stream.socket.family != socket.AF_UNIX:
         stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+async def _part_silently(stream: trio.SocketStream) -> None:
+    """Close it without FIN or RST, when the other side has acknowledged all: its next probe learns it."""
+    while _unacknowledged(stream):  # noqa: ASYNC110 (the kernel sets no Event)
+        await trio.sleep(0.005)
+    stream.socket.setsockopt(socket.IPPROTO_TCP, _SILENTLY, 1)
+    stream.socket.close()
+
+
+def _unacknowledged(stream: trio.SocketStream) -> int:
+    """Segments under way: tcpi_unacked of struct tcp_info."""
+    info = stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+    return int(struct.unpack_from("I", info, 24)[0])

@@ -50,12 +50,19 @@ class UnfitServer(Exception):
 
 @attrs.frozen(slots=True)
 class Settings:
-    """Time limits of one connection; the server's are tried as startup options."""
+    """Time limits of one connection; the server's are tried as startup options.
+
+    A commit that arrived but for its last bytes holds its row until the server learns that nobody is left
+    to send them: no time limit of a statement or a transaction runs then. Linux would probe after 2 hours.
+    """
 
     connect_timeout_s: float = 5.0  #: per host
     lock_timeout_s: float = 0.3  #: a gathered statement must not wait long for one row
     statement_timeout_s: float = 10.0  #: ends in a clear refusal; the next one in an unknown outcome
     reply_timeout_s: float = 15.0  #: no reply after this: the connection is taken for dead
+    probe_idle_s: int = 4  #: the server asks a silent client's host after this, ...
+    probe_interval_s: int = 2  #: ... again each so often, ...
+    probes: int = 2  #: ... and after so many without an answer it ends the connection
 
     @property
     def values(self) -> Mapping[str, str]:
@@ -68,6 +75,9 @@ class Settings:
             "lock_timeout": f"{int(self.lock_timeout_s * 1_000)}",
             "statement_timeout": f"{int(self.statement_timeout_s * 1_000)}",
             "idle_in_transaction_session_timeout": f"{int(self.statement_timeout_s * 1_000)}",
+            "tcp_keepalives_idle": f"{self.probe_idle_s}",
+            "tcp_keepalives_interval": f"{self.probe_interval_s}",
+            "tcp_keepalives_count": f"{self.probes}",
             "enable_seqscan": "off",
             "enable_hashjoin": "off",
             "enable_mergejoin": "off",
