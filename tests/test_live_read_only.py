@@ -5,6 +5,7 @@ import errno
 import pytest
 import trio
 
+from fix_command import for_serve
 from inversion import app
 from inversion.cli.door import Door
 from inversion.http.server import CannotListen
@@ -22,7 +23,7 @@ def read_only(monkeypatch):
 
 @pytest.mark.usefixtures("read_only")
 async def test_a_node_without_its_socket_is_asked_over_tcp(start_node, counter_toml, tmp_path):
-    async with start_node(counter_toml, dev=False) as node:
+    async with start_node(for_serve(counter_toml), dev=False) as node:
         assert node.started.socket_path is None
         assert (await node.call("counter/alice/add", 2)).body == b"2"
         door = Door.find(node.started.admin_url, None, tmp_path)
