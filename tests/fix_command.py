@@ -78,7 +78,7 @@ def for_serve(toml: str) -> str:
 
     As root `serve` refuses a function that an account of its own could not read: that is every test's.
     """
-    return re.sub(r"(?m)^command = ", 'sandbox = "none"\ncommand = ', toml)
+    return re.sub(r"(?m)^([ \t]*)command = ", r'\1sandbox = "none"\n\1command = ', toml)
 
 
 @pytest.fixture
