@@ -95,3 +95,15 @@ async def test_a_stateless_call_has_no_version(start_node, counter_toml):
     async with start_node(counter_toml) as node:
         answer = await node.call("pure/add", 1, b'If-Match: "0"')
         assert told(answer) == (400, "bad_request", "not_applied")
+
+
+async def test_a_refusal_is_never_made_from_a_cache_that_another_node_has_outdated(
+    start_node, counter_toml, tmp_path
+):
+    (tmp_path / "two").mkdir()
+    async with start_node(counter_toml) as one, start_node(counter_toml, folder=tmp_path / "two") as two:
+        await two.call("counter/k/add", 1)
+        for version in range(1, 6):
+            await one.call("counter/k/add", 1)
+            answer = await two.call("counter/k/get", None, b'If-Match: "%d"' % (version + 1))
+            assert (answer.status, answer.body) == (200, b"%d" % (version + 1))

@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from fix_node import PYTHON, RUNTIMES
+from inversion.state import sweeper
 
 ONCE = """
 import os, sys, time
@@ -252,3 +253,13 @@ async def test_two_nodes_race_with_one_key_and_apply_it_once(start_node, toml, d
                 "SELECT count(*), count(DISTINCT turn) FROM inversion.request"
             ).fetchone()
         assert row == (20, 20)
+
+
+async def test_after_the_retention_a_repeat_is_a_new_request(start_node, toml, database_url, monkeypatch):
+    monkeypatch.setattr(sweeper, "PAUSE_S", 0.05)
+    async with start_node(toml + '\n        [retention]\n        keys = "100ms"\n') as node:
+        assert (await node.call("once/k/add", 5, key(b"a"))).body == b"5"
+        with psycopg.connect(database_url, autocommit=True) as connection, trio.fail_after(10):
+            while connection.execute("SELECT count(*) FROM inversion.request").fetchone() != (0,):  # noqa: ASYNC110 (another process's)
+                await trio.sleep(0.02)
+        assert (await node.call("once/k/add", 5, key(b"a"))).body == b"10"

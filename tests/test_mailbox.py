@@ -369,3 +369,11 @@ def test_other_entities_do_not_wait_for_a_contested_one(office, runtime, pauses)
     office.post(a_request("other", n=2))
     assert got["r2"][0].error is None
     assert pauses == []
+
+
+def test_a_stateless_call_whose_key_was_answered_before_makes_nobody_yield(office, runtime, pauses):
+    runtime.errors = [Conflict()]
+    office.post(a_request(None, n=1))
+    office.post(a_request(None, n=2))
+    assert got["r2"][0].error is None
+    assert (pauses, office.contests) == ([], {})

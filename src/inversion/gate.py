@@ -42,12 +42,12 @@ class Walk(Generic[ItemT, ResultT]):
         except Exception as error:
             self._ended(error)
         else:
-            # Written out in `throw` too: a call less for each wait of each request.
+            # `_park`, written out: a call less for each wait of each request.
             if type(parked) is tuple:
                 gate, self.item = parked
                 gate.park(self)
             else:
-                self._refuse()
+                self._park(parked)
 
     def throw(self, error: Exception) -> None:
         """Go on with a failure, raised where the coroutine waits."""
@@ -58,15 +58,14 @@ class Walk(Generic[ItemT, ResultT]):
         except Exception as ending:
             self._ended(ending)
         else:
-            if type(parked) is tuple:
-                gate, self.item = parked
-                gate.park(self)
-            else:
-                self._refuse()
+            self._park(parked)
 
-    def _refuse(self) -> None:
-        """Anything else that is awaited (a trio function, say) would wait for ever: fail loudly."""
-        self.throw(RuntimeError("a turn may only await a gate, not trio"))
+    def _park(self, parked: object) -> None:
+        if type(parked) is tuple:
+            gate, self.item = parked
+            gate.park(self)
+        else:  # anything else that is awaited (a trio function, say) would wait for ever: fail loudly
+            self.throw(RuntimeError("a turn may only await a gate, not trio"))
 
 
 class Gate(Generic[ItemT, ResultT]):

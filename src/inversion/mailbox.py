@@ -91,7 +91,7 @@ class Mailbox:
             return
         self._starting = True
         while self.turn is None and (requests := self._cut()):
-            looks = bool(self._office.contests) and self.address in self._office.contests
+            looks = self.address in self._office.contests
             self._start(requests, looks or any(request.repeats for request in requests))
         self._starting = False
         if self.turn is None:
@@ -168,7 +168,7 @@ class Mailbox:
 
     def _run_again(self, turn: Turn, error: Exception) -> None:
         now_s = perf_counter()
-        if isinstance(error, Conflict):
+        if isinstance(error, Conflict) and self.address.key is not None:  # else a key was recorded before
             self._office.contests[self.address] = Contest(now_s + CONTESTED_S)
         again: list[Request] = []
         for request in turn.requests:

@@ -27,13 +27,11 @@ from inversion.processes.log_lines import LogLine, LogLines
 from inversion.processes.noise import LogPipe
 from inversion.processes.sandbox import Closed, Sandboxes
 from inversion.processes.spawner import Spawner, Start
-from inversion.processes.spawner_process import AT_FOLDER, AT_PRIVATE
+from inversion.processes.spawner_process import AT_FOLDER, AT_PRIVATE, LOWEST_FILE
 from inversion.watch import Watch
 
 #: What a child sees of our environment: never PG*, DATABASE_URL or INVERSION_*.
 _INHERITED: Final = frozenset({"PATH", "HOME", "LANG", "TZ", "TMPDIR", "USER"})
-#: File numbers the child's own are copied from must lie above the child's.
-_LOWEST_FILE: Final = 16
 #: A pipe of the kernel's usual maximum: a batch of frames fits into one write.
 _PIPE_BYTES: Final = 1 << 20
 READ_BYTES: Final = 1 << 18
@@ -151,9 +149,9 @@ def open_pipe() -> tuple[int, int]:
 
 def raise_file(file: int) -> int:
     """The same file under a number that no child's file has."""
-    if file >= _LOWEST_FILE:
+    if file >= LOWEST_FILE:
         return file
-    raised = fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, _LOWEST_FILE)
+    raised = fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, LOWEST_FILE)
     os.close(file)
     return raised
 

@@ -74,7 +74,6 @@ class LinesPool:
         self._waits_since_s: float | None = None  # since when something has been waiting all the time
         self._assign_due = False
         self._looked_up_s = 0.0
-        self._recipe: Recipe | None = None
         self._closed = False
         self._quiet = trio.Event()
         self.is_frozen = False  #: its code has changed and may be broken: keep the processes there are

@@ -51,8 +51,6 @@ _PROGRAM: Final = (
     "import sys; sys.path.append(sys.argv[1]); from inversion.processes.spawner_process import main; main()"
 )
 _LIBRARY: Final = str(Path(inversion.__file__).parents[1])
-#: Numbers that no child's file has.
-_LOWEST_FILE: Final = 16
 #: The kernel's queue between us is full; or the process is gone, of which we hear in a moment.
 _LATER: Final = frozenset((errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS, errno.EPIPE, errno.ECONNRESET))
 
@@ -359,7 +357,7 @@ class Spawner:
 
 def _spawn(socket_file: int) -> int:
     """Start the process; its pid."""
-    file = fcntl.fcntl(socket_file, fcntl.F_DUPFD_CLOEXEC, _LOWEST_FILE)
+    file = fcntl.fcntl(socket_file, fcntl.F_DUPFD_CLOEXEC, wire.LOWEST_FILE)
     try:
         with open_files.as_at_start():
             return os.posix_spawn(

@@ -49,8 +49,8 @@ AT_PROGRAM, AT_FOLDER, AT_PRIVATE = range(3)
 MARK: Final = "INVERSION_CHILD"
 #: The file number of the socket at start.
 SOCKET_FILE: Final = 3
-#: Numbers below this are taken at start, so that no file received has the number that a child's shall get.
-_LOWEST_FILE: Final = 16
+#: No file that is passed on may have a number that a child's shall get. Below this all are taken at start.
+LOWEST_FILE: Final = 16
 #: Python, and so we, ignore these or handle them; a child shall find the default.
 _DEFAULT_SIGNALS: Final = (
     signal.SIGPIPE,
@@ -316,11 +316,11 @@ def _close_files_of_others() -> None:
 
 def main() -> None:
     _close_files_of_others()
-    file = fcntl.fcntl(SOCKET_FILE, fcntl.F_DUPFD_CLOEXEC, _LOWEST_FILE)
+    file = fcntl.fcntl(SOCKET_FILE, fcntl.F_DUPFD_CLOEXEC, LOWEST_FILE)
     os.close(SOCKET_FILE)
-    while (filler := os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)) < _LOWEST_FILE - 1:
+    while (filler := os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)) < LOWEST_FILE - 1:
         continue
-    if filler >= _LOWEST_FILE:
+    if filler >= LOWEST_FILE:
         os.close(filler)
     node = socket.socket(fileno=file)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
