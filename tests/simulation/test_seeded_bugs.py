@@ -13,6 +13,7 @@ from inversion.errors import Code, Conflict, InversionError, Outcome
 from inversion.messages import Change, Response, Turn
 from inversion.state import committer, resolver, rows, sql, store
 from inversion.state.resolver import Finding
+from inversion.state.rows import STATELESS_KEY
 
 SEEDS = 3_000
 Patch = Callable[[pytest.MonkeyPatch], None]
@@ -161,6 +162,17 @@ def a_warning_is_ignored(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ModelRows, "warned", property(lambda self: False, lambda self, _: None), raising=False)
 
 
+def the_last_answer_of_a_stateless_call_wins(patch: pytest.MonkeyPatch) -> None:
+    keyed = Database._commit_keyed
+
+    def overwrite(self, parameters):  # type: ignore[no-untyped-def]
+        for place in [place for place in self.requests if place[1] == STATELESS_KEY]:
+            del self.requests[place]
+        return keyed(self, parameters)
+
+    patch.setattr(Database, "_commit_keyed", overwrite)
+
+
 def turn_ids_repeat(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(store, "new_turn_id", lambda: b"t" * 16)
 
@@ -200,6 +212,7 @@ BUGS: list[Patch] = [
     the_compare_and_set_is_on_the_version,
     a_new_entity_overwrites,
     a_warning_is_ignored,
+    the_last_answer_of_a_stateless_call_wins,
     turn_ids_repeat,
     an_answer_goes_out_before_its_commit,
 ]

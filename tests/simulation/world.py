@@ -45,6 +45,7 @@ from inversion.state.postgres import StatementFailed
 
 FUNCTION = "journal"
 NEVER_S = 1e12
+STATELESS = ""  #: in place of an entity's key
 #: Thirty calls take a few hundred.
 MOST_STEPS = 20_000
 #: Of the draws: a slow node is overtaken several times while it finds out what became of a commit.
@@ -197,7 +198,8 @@ class SimSent:
 
 
 class SimRuntime:
-    """A journal: `add` appends its token, `read` looks, `odd` appends to an odd number, else refuses."""
+    """A journal: `add` appends its token, `read` looks, `odd` appends to an odd number, else refuses.
+    `pure` is a stateless call whose every run has another answer."""
 
     batch = 4
 
@@ -206,7 +208,7 @@ class SimRuntime:
 
     async def send_message_in(self, message: MessageIn) -> SimSent:
         gate: Gate[None, MessageOut] = Gate()
-        out = journal(message)
+        out = journal(message, self._world.step)
         self._world.do(self._node, lambda: gate.take(1)[0].resume(out))
         return SimSent(gate)
 
@@ -214,10 +216,13 @@ class SimRuntime:
         return None
 
 
-def journal(message: MessageIn) -> MessageOut:
+def journal(message: MessageIn, step: int) -> MessageOut:
     tokens = [] if message.state.value is None else orjson.loads(message.state.value)
     answers = []
     for request in message.turn.requests:
+        if request.handler == "pure":
+            answers.append(Answer(orjson.dumps(step)))  # each run has another
+            continue
         if request.handler == "odd" and len(tokens) % 2 == 0:
             answers.append(Answer(error=FunctionError("even", "", 409, None, retry=False)))
             continue
@@ -344,6 +349,9 @@ class World:
             self.post(Op(first.key, first.token, first.once, first.handler))
             return
         number = len(self.ops)
+        if self.dice.random() < 0.1:
+            self.post(Op(STATELESS, f"t{number}", f"once{number}", "pure"))
+            return
         once = f"once{number}" if self.dice.random() < 0.4 else None
         handler = self.dice.choice(("add", "add", "read", "odd"))
         self.post(Op(self.dice.choice(self.keys), f"t{number}", once, handler))
@@ -354,7 +362,7 @@ class World:
         body, handler = orjson.dumps(op.token), op.handler
         request = Request(
             f"r{len(self.ops)}",
-            Address(FUNCTION, op.key),
+            Address(FUNCTION, op.key or None),
             handler,
             body,
             "application/json",
