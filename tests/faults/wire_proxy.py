@@ -55,6 +55,7 @@ class Spoil:
     members: int = 1  #: a commit of fewer entities is let pass
     entity: str = ""  #: a commit that does not have this key in it is let pass
     first_bytes: int = 0  #: for HALVE
+    then_shut: bool = False  #: from then on the proxy is silent
     happened: trio.Event = attrs.field(factory=trio.Event)
     seen_members: int = 0
     statement_bytes: int = 0
@@ -93,7 +94,7 @@ class _Link:
 
 
 class WireProxy:
-    """`url` leads to it. `silent`: new connections are accepted and get no answer until `wake`."""
+    """`url` leads to it. `silent`: nothing new of the node passes until `wake`."""
 
     def __init__(self, url: str) -> None:
         self._server = conninfo_to_dict(url)
@@ -128,7 +129,7 @@ class WireProxy:
         return spoil
 
     def shut(self) -> None:
-        """Be silent to new connections, until `wake`."""
+        """Be silent, until `wake`."""
         self.silent = True
         self._awake = trio.Event()
 
@@ -167,6 +168,8 @@ class WireProxy:
         spoil: Spoil | None = None
         statement = b""
         async for chunk in link.client:
+            if self.silent:
+                await self._awake.wait()
             passing = b""
             for kind, raw in messages.feed(chunk):
                 if kind == BIND and self._due:
@@ -220,6 +223,8 @@ class WireProxy:
     async def _end(self, link: _Link, spoil: Spoil) -> None:
         """Do to the connections what the trick says. When this returns there are no more requests."""
         spoil._link = link
+        if spoil.then_shut:
+            self.shut()
         match spoil.trick:
             case Trick.CUT | Trick.CUT_REPLY:
                 link.held = False
