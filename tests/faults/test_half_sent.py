@@ -27,8 +27,8 @@ from fix_postgres import new_cluster_folder, run_apart
 from inversion.embedded import server as embedded_server
 from inversion.state.migrate import migrate
 
-#: The probes find it out within 8 s; then the resolver has several to go through.
-FREE_S = 20.0
+#: The probes find it out within 8 s, as the docs say; then the resolver has several to go through.
+FREE_S = 10.0
 #: From the end: before, within and after Sync (5 bytes), Execute (10) and Describe (7); then all of it.
 FROM_THE_END = (22, 16, 15, 6, 5, 4, 1, 0)
 HOLDING = """SELECT count(*) FROM pg_locks

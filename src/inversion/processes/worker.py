@@ -168,17 +168,17 @@ class Worker(Seat):
     # -- answers in --------------------------------------------------------------------------------------
 
     def _read(self) -> None:
+        now_s = perf_counter()  # reading is the most of what a long line costs
         data = read_some(self._frames, self._read_bytes)
         if data:
             if len(data) == self._read_bytes:  # there is more
                 self._read_bytes = min(2 * len(data), _NOISY_READ_BYTES if self.strays else READ_BYTES)
-            self._hear(data)
+            self._hear(data, now_s)
         elif data is not None:
             self._watch.remove(self._frames)
             self._must_end_soon()
 
-    def _hear(self, data: bytes) -> None:
-        now_s = perf_counter()
+    def _hear(self, data: bytes, now_s: float) -> None:
         conversation = self._conversation
         was_hello = conversation.hello
         head = next(iter(self._flights), None)
@@ -374,7 +374,7 @@ class Worker(Seat):
             if self.strays - strays > _LAST_LINES:
                 self._note(f"{len(left) - at} bytes that it had written before its end were not read")
                 return
-            self._hear(left[at : at + _NOISY_READ_BYTES])
+            self._hear(left[at : at + _NOISY_READ_BYTES], perf_counter())
 
     def _note(self, text: str) -> None:
         self._stdout.lines([f"[{text}]".encode()], perf_counter())
