@@ -16,6 +16,9 @@ import pytest
 pytest_plugins = [file.stem for file in Path(__file__).parent.glob("fix_*.py")]
 pytest.register_assert_rewrite(*pytest_plugins)  # before one imports another
 
+# PgBouncer's folder, which is not on an ordinary user's PATH in Debian.
+os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin"
+
 #: Folders whose tests take their time: pauses, real nodes, thousands of histories.
 SLOW_FOLDERS = {"faults", "simulation", "reload", "image"}
 DATABASE_FIXTURES = {"server_url", "initialized_folder", "postgres_server"}

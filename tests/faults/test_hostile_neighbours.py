@@ -18,9 +18,11 @@ PIPE_BYTES = 1 << 20
 
 @pytest.fixture
 def same_priority():
-    """What the measurement does to this thread's priority is undone."""
+    """What the measurement does to this thread's priority and place is undone."""
     nice = os.getpriority(os.PRIO_PROCESS, 0)
+    processors = os.sched_getaffinity(0)
     yield
+    os.sched_setaffinity(0, processors)
     os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     os.setpriority(os.PRIO_PROCESS, 0, nice)
 

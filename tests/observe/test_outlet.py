@@ -120,3 +120,25 @@ def test_a_stream_in_memory_will_do() -> None:
     stream = io.StringIO()
     Outlet(stream, told).write("x")
     assert stream.getvalue() == "x\n"
+
+
+def test_lines_that_may_wait_go_together_when_they_come_thick(pipe: tuple[int, TextIO]) -> None:
+    reader, stream = pipe
+    outlet = Outlet(stream, told)
+    for number in range(40):
+        outlet.write(str(number), may_wait=True)
+    early = drain(reader).splitlines()
+    assert early == [str(number).encode() for number in range(20)]
+    outlet.sweep()
+    assert drain(reader).splitlines() == [str(number).encode() for number in range(20, 40)]
+    outlet.write("40", may_wait=True)
+    assert drain(reader) == b"40\n"
+
+
+def test_a_line_that_may_not_wait_takes_the_waiting_ones_along(pipe: tuple[int, TextIO]) -> None:
+    reader, stream = pipe
+    outlet = Outlet(stream, told)
+    for number in range(40):
+        outlet.write(str(number), may_wait=True)
+    outlet.write("now")
+    assert drain(reader).splitlines()[-2:] == [b"39", b"now"]

@@ -120,7 +120,8 @@ def function_line(function: str, stream: str, text: str) -> None:
     if _sink.level.value <= Level.INFO.value:
         shown = _presentable("text", text)
         fields: dict[str, object] = {"logger": "function", "function": function, "stream": stream}
-        _sink.write(_sink.line("info", {**fields, "text": shown, "event": "function_line"}))
+        line = _sink.line("info", {**fields, "text": shown, "event": "function_line"})
+        _sink.outlet.write(line, may_wait=True)
 
 
 def escape(text: str) -> str:

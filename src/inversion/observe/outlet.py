@@ -4,7 +4,8 @@ A log that nobody reads (a full pipe, a stopped terminal) or that finds its disk
 node: `write` hands over what the stream takes now and keeps the rest, up to a bound; past it lines are
 dropped and counted, and the count is told once there is room again. `sweep` looks whether there is;
 `flush` gives the rest a last bounded chance at the end.
-A pipe that polls writable takes PIPE_BUF bytes at once, so chunks are of that size. The descriptor's own
+A pipe that polls writable takes PIPE_BUF bytes at once, so chunks are of that size. Lines that come thick
+wait for the sweep and go together: each write wakes whoever reads. The descriptor's own
 flags are left alone: standard error is shared with whoever started us.
 """
 
@@ -21,6 +22,8 @@ from typing import Final, TextIO
 _CHUNK_BYTES: Final = select.PIPE_BUF
 #: About a second of a node that logs as fast as it can.
 _MOST_KEPT_BYTES: Final = 4 << 20
+#: Handed over at once between two sweeps, line by line: what a person writes to see, or a traceback.
+_AT_ONCE: Final = 20
 #: Of a disk: somebody will make room.
 _FULL: Final = frozenset((errno.ENOSPC, errno.EDQUOT))
 
@@ -34,6 +37,7 @@ class Outlet:
         self._kept: deque[bytes] = deque()
         self._kept_bytes = 0
         self._untold = 0
+        self._since_sweep = 0
         self.dropped = 0
         try:
             self._descriptor: int | None = stream.fileno()
@@ -43,8 +47,11 @@ class Outlet:
             self._poll = select.poll()
             self._poll.register(self._descriptor, select.POLLOUT)
 
-    def write(self, line: str) -> None:
-        """Write one line (without its newline), or keep it for later, or drop and count it."""
+    def write(self, line: str, *, may_wait: bool = False) -> None:
+        """Write one line (without its newline), or keep it for later, or drop and count it.
+
+        One that `may_wait` is kept for the sweep when there have been many since the last.
+        """
         if self._descriptor is None:
             self._stream.write(line + "\n")
             return
@@ -58,10 +65,13 @@ class Outlet:
         if self._untold:
             self._tell()
         self._keep(data)
-        self.flush()
+        self._since_sweep += 1
+        if not may_wait or self._since_sweep <= _AT_ONCE:
+            self.flush()
 
     def sweep(self) -> None:
         """Every 50 ms: the reader may be back, or the disk have room."""
+        self._since_sweep = 0
         if self._kept:
             self.flush()
         if self._untold and not self._kept:
@@ -75,7 +85,7 @@ class Outlet:
                 events = self._poll.poll(wait_ms)
                 if not events:
                     return
-                data = self._kept[0]
+                data = self._gather()
                 count = write_descriptor(self._descriptor, data[:_CHUNK_BYTES])
             except BlockingIOError:
                 return  # somebody else filled the pipe between the two calls
@@ -89,6 +99,16 @@ class Outlet:
             else:
                 self._kept[0] = data[count:]
 
+    def _gather(self) -> bytes:
+        """The oldest lines that fit into one chunk, as the first of `_kept`."""
+        lines = [self._kept.popleft()]
+        room = _CHUNK_BYTES - len(lines[0])
+        while self._kept and len(self._kept[0]) <= room:
+            lines.append(self._kept.popleft())
+            room -= len(lines[-1])
+        self._kept.appendleft(b"".join(lines))
+        return self._kept[0]
+
     def _tell(self) -> None:
         told = self._tell_dropped(self._untold).encode() + b"\n"
         self._untold = 0
@@ -99,6 +119,6 @@ class Outlet:
         self._kept_bytes += len(data)
 
     def _forget(self) -> None:
-        self.dropped += len(self._kept)
+        self.dropped += sum(data.count(b"\n") for data in self._kept)
         self._kept.clear()
         self._kept_bytes = 0

@@ -40,10 +40,6 @@ class LogLines:
         """The last 4 KiB."""
         return self._tail.decode(errors="replace").strip()
 
-    def is_full(self, now_s: float) -> bool:
-        """Is this second's worth used up?"""
-        return self._second_bytes >= SECOND_BYTES and now_s - self._second_began_s < 1.0
-
     def feed(self, data: bytes, now_s: float) -> None:
         """Bytes as they were read."""
         self._tail = (self._tail + data)[-TAIL_BYTES:]

@@ -25,10 +25,10 @@ ANSWER_S: Final = 0.000_1
 PASS_S: Final = 0.000_02
 #: An overdraft is forgiven beyond that: the clock also counts what the machine did meanwhile.
 _OVERDRAFT_S: Final = 0.002
-#: Read at a time while lines are logged; most lines are shorter than a tenth of it...
-_LOGGED_BYTES: Final = 2 << 10
-#: ...and while they are only counted, which is cheap.
-_DROPPED_BYTES: Final = 16 << 10
+#: Read at a time. Most lines are shorter than a tenth of it; more would cost more than a pass may.
+_READ_BYTES: Final = 2 << 10
+#: Where short lines are logged, each of them work, it becomes less.
+_LEAST_READ_BYTES: Final = 64
 
 
 class Noise:
@@ -70,6 +70,7 @@ class LogPipe:
         self._watch = watch
         self._file = file
         self._lines = lines
+        self._read_bytes = _READ_BYTES
         self._noise = Noise(watch, file)
         self.stop = self._noise.stop
         watch.add(file, self._read)
@@ -81,11 +82,13 @@ class LogPipe:
     def _read(self) -> None:
         now_s = perf_counter()
         try:
-            data = os.read(self._file, _DROPPED_BYTES if self._lines.is_full(now_s) else _LOGGED_BYTES)
+            data = os.read(self._file, self._read_bytes)
         except BlockingIOError:
             return
-        if data:
-            self._lines.feed(data, now_s)
-            self._noise.spend(perf_counter() - now_s)
-        else:
+        if not data:
             self._watch.remove(self._file)
+            return
+        self._lines.feed(data, now_s)
+        took_s = perf_counter() - now_s
+        self._noise.spend(took_s)
+        self._read_bytes = min(max(int(len(data) * PASS_S / took_s), _LEAST_READ_BYTES), _READ_BYTES)

@@ -134,8 +134,8 @@ class Wire:
 
 async def _deliver(server: trio.SocketStream, request: bytes, after_s: float) -> None:
     """What was under way in the network when the client was cut off."""
-    await trio.sleep(after_s)
     try:
+        await trio.sleep(after_s)
         with trio.move_on_after(5), suppress(trio.BrokenResourceError):
             await server.send_all(request)
             await server.receive_some(BYTES)
