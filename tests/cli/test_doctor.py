@@ -165,6 +165,22 @@ def test_a_database_that_is_ready_is_said_to_be(project: Path, database_url: str
     assert "postgresql" not in found
 
 
+@pytest.mark.parametrize(("needs", "code"), [(1, 0), (9999, 1)])
+def test_a_newer_schema_is_named_and_fails_only_if_it_cannot_be_served(
+    project: Path, database_url: str, needs: int, code: int
+) -> None:
+    with psycopg.connect(database_url) as connection:
+        connection.execute(
+            "INSERT INTO inversion.migration (number, name, checksum, needs) VALUES (9999, 'x', 'y', %s)",
+            [needs],
+        )
+    ended, found = doctor(project, DATABASE_URL=database_url)
+    assert ended == code
+    assert " x" in found["schema"]["sentence"]
+    if code:
+        assert "run a newer one" in found["schema"]["sentence"]
+
+
 def test_a_database_without_the_schema_fails(project: Path, empty_database_url: str) -> None:
     code, found = doctor(project, "--database-url", empty_database_url)
     assert code == 1

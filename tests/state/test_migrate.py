@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import pytest
 import trio
-from walking import a_store, sql
+from walking import a_store, load, put, running, sql
 
+from inversion.config import Limits
 from inversion.state import migrate
 from inversion.state import sql as statements
 from inversion.state.postgres import Connection, StatementFailed
+from inversion.state.store import PostgresStore
+from inversion.watch import Watch
 
 NAMES = [migration.name for migration in statements.MIGRATIONS]
+KNOWN = statements.MIGRATIONS[-1].number
 
 #: Everything that makes the schema what it is, but for the bookkeeping.
 CATALOG = """
@@ -59,13 +63,83 @@ async def test_pending_and_check_change_nothing(empty_database_url: str) -> None
     assert sql(empty_database_url, "SELECT 1 FROM pg_namespace WHERE nspname = 'inversion'") == []
 
 
-async def test_a_schema_of_a_newer_release_is_refused(database_url: str) -> None:
-    sql(database_url, "INSERT INTO inversion.migration (number, name, checksum) VALUES (9999, 'x', 'y')")
+def migrate_with_a_newer_release(url: str, needs: int | str) -> None:
+    sql(
+        url,
+        f"INSERT INTO inversion.migration (number, name, checksum, needs) VALUES (9999, 'x', 'y', {needs})",
+    )
+
+
+@pytest.mark.parametrize("needs", [1, KNOWN])
+async def test_a_newer_schema_is_served_where_its_migrations_bear_this_release(
+    database_url: str, needs: int
+) -> None:
+    migrate_with_a_newer_release(database_url, needs)
+    said: list[str] = []
+    store = PostgresStore(database_url, Limits(), Watch(), log=said.append)
+    async with running(store):
+        assert (await put(store, "k", b"1")).versions == [1]
+        assert (await load(store, "k")).value == b"1"
+    assert said == ["the database has migration x of a newer inversion: this one may serve it"]
     with trio.fail_after(10):
-        with pytest.raises(migrate.SchemaTooNew, match="9999"):
+        assert await migrate.migrate(database_url) == []
+
+
+@pytest.mark.parametrize("needs", [KNOWN + 1, 9999, "NULL"])
+async def test_a_newer_schema_that_needs_what_this_release_does_not_know_is_refused(
+    database_url: str, needs: int | str
+) -> None:
+    migrate_with_a_newer_release(database_url, needs)
+    with trio.fail_after(10):
+        with pytest.raises(
+            migrate.SchemaTooNew, match=f"x, which .* {str(needs).replace('NULL', '9999')} may"
+        ):
             await a_store(database_url).run()
-        with pytest.raises(migrate.SchemaTooNew):
+        with pytest.raises(migrate.SchemaTooNew, match=f"this one knows {KNOWN}: run a newer one"):
             await migrate.migrate(database_url)
+
+
+def test_a_migration_says_what_must_be_known_beside_it_or_needs_itself() -> None:
+    assert statements.Migration(7, "0007_x", "CREATE TABLE x ();\n").needs == 7
+    bearing = statements.Migration(7, "0007_x", "-- needs: 3\nCREATE TABLE x ();\n")
+    assert bearing.needs == 3
+    assert "'0007_x', '" in bearing.for_psql
+    assert bearing.for_psql.endswith(", 3);")
+
+
+#: The bookkeeping as it was before migrations said what they need, with one of them applied.
+OLDER_BOOKS = """
+ALTER TABLE inversion.migration DROP COLUMN needs;
+DELETE FROM inversion.migration WHERE number > 1;
+DROP TABLE inversion.request
+"""
+
+
+async def test_books_of_before_the_needs_are_read_and_brought_up_to_date(database_url: str) -> None:
+    sql(database_url, OLDER_BOOKS)
+    with trio.fail_after(10):
+        assert await migrate.pending(database_url) == NAMES[1:]
+        assert await migrate.migrate(database_url) == NAMES[1:]
+    needs = "SELECT number, needs FROM inversion.migration ORDER BY number"
+    assert sql(database_url, needs) == [(1, None), *((m.number, m.needs) for m in statements.MIGRATIONS[1:])]
+
+
+async def test_books_of_before_the_needs_with_nothing_missing_stay_as_they_are(database_url: str) -> None:
+    sql(database_url, "ALTER TABLE inversion.migration DROP COLUMN needs")
+    with trio.fail_after(10):
+        assert await migrate.migrate(database_url) == []
+    async with running(a_store(database_url)):
+        pass
+
+
+@pytest.mark.toolchain("psql")
+async def test_the_script_for_a_dba_brings_older_books_up_to_date(database_url: str) -> None:
+    sql(database_url, OLDER_BOOKS)
+    script = migrate.script(NAMES[1:])
+    with trio.fail_after(20):
+        await trio.run_process(["psql", "-qX", database_url], stdin=script.encode())
+        assert await migrate.pending(database_url) == []
+    assert sql(database_url, "SELECT needs FROM inversion.migration WHERE number = 2") == [(2,)]
 
 
 async def test_a_migration_that_was_edited_after_it_was_applied_is_found_out(database_url: str) -> None:
@@ -116,7 +190,7 @@ async def test_the_script_for_a_dba_does_what_migrate_does(
     with trio.fail_after(20):
         await trio.run_process(["psql", "-qX", empty_database_url], stdin=script.encode())
     assert sql(empty_database_url, CATALOG) == sql(database_url, CATALOG)
-    records = "SELECT number, name, checksum FROM inversion.migration"
+    records = "SELECT number, name, checksum, needs FROM inversion.migration"
     assert sql(empty_database_url, records) == sql(database_url, records)
 
 

@@ -94,7 +94,7 @@ async def _findings(connection: Connection, settings: Settings, shown: str) -> A
     else:
         yield ok("connections", sentence)
     try:
-        await check(connection)
+        newer = await check(connection)
     except NotMigrated as error:
         yield fail("schema", str(error).partition(":")[0], "run `inversion migrate`")
         return
@@ -105,4 +105,6 @@ async def _findings(connection: Connection, settings: Settings, shown: str) -> A
     if answer != ("true",):
         yield fail("schema", f"role {role} may not write its tables", sql.grant_all(role))
         return
-    yield ok("schema", "is up to date")
+    yield ok(
+        "schema", f"is newer, this inversion may serve it: {', '.join(newer)}" if newer else "is up to date"
+    )

@@ -139,7 +139,7 @@ class Lane:
         return self._connection
 
     async def open(
-        self, check: Callable[[Connection], Awaitable[None]] | None = None, *, explain: bool = False
+        self, check: Callable[[Connection], Awaitable[object]] | None = None, *, explain: bool = False
     ) -> Connection:
         """For a trio task: one try. The connection that comes of it is for walks.
 

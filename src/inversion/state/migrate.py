@@ -2,14 +2,16 @@
 
 The bookkeeping tables first, then one transaction: a lock on a *row* (an advisory lock would not survive a
 pooler), what is missing, a record with a checksum for each. `check` is what `serve` asks; it changes
-nothing.
+nothing. A release runs on a newer schema too, unless a migration that it does not know forbids it.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
+
+import attrs
 
 from inversion.state import sql
 from inversion.state.dialing import Settings
@@ -20,6 +22,7 @@ _SETTINGS: Final = Settings(lock_timeout_s=60.0, statement_timeout_s=600.0, repl
 #: Two nodes that make the bookkeeping at the same moment: `IF NOT EXISTS` does not keep them apart.
 _RACED: Final = ("23505", "42P06", "42P07", "40001", "40P01")
 _TRIES: Final = 20
+_KNOWN: Final = {migration.number: migration for migration in sql.MIGRATIONS}
 
 
 class SchemaError(Exception):
@@ -31,11 +34,21 @@ class NotMigrated(SchemaError):
 
 
 class SchemaTooNew(SchemaError):
-    """A newer inversion migrated this database."""
+    """A newer inversion migrated this database, and says that this one cannot serve it any more."""
 
 
 class SchemaChanged(SchemaError):
     """A migration was applied from another text than the one of this program."""
+
+
+@attrs.frozen(slots=True)
+class _Entry:
+    """A migration as the database has it; one that says nothing of `needs` needs itself."""
+
+    number: int
+    name: str
+    checksum: str
+    needs: int
 
 
 async def migrate(conninfo: str) -> list[str]:
@@ -46,11 +59,13 @@ async def migrate(conninfo: str) -> list[str]:
         await connection.run_script("BEGIN")
         await connection.execute(sql.CLAIM)
         missing = _missing(await _applied(connection))
+        if missing:
+            await apply_schema(connection, sql.BOOKKEEPING_NEEDS)
         for migration in missing:
             await apply_schema(connection, migration.text)
-            number = struct.pack(">i", migration.number)
+            number, needs = (struct.pack(">i", each) for each in (migration.number, migration.needs))
             await connection.execute(
-                sql.RECORD, [number, migration.name.encode(), migration.checksum.encode()]
+                sql.RECORD, [number, migration.name.encode(), migration.checksum.encode(), needs]
             )
         await connection.run_script("COMMIT")
         return [migration.name for migration in missing]
@@ -68,21 +83,27 @@ async def pending(conninfo: str) -> list[str]:
     return [migration.name for migration in _missing(applied)]
 
 
-async def check(connection: Connection) -> None:
-    """Raise NotMigrated, SchemaTooNew or SchemaChanged unless the schema is this program's."""
-    missing = [migration.name for migration in _missing(await _applied(connection))]
+async def check(connection: Connection) -> Sequence[str]:
+    """The names of newer migrations, beside which this program may serve.
+
+    Raises NotMigrated, SchemaTooNew or SchemaChanged if it may not.
+    """
+    applied = await _applied(connection)
+    missing = [migration.name for migration in _missing(applied)]
     if missing:
         raise NotMigrated(
             f"the database lacks {', '.join(missing)}: run `inversion migrate`, "
             "or give a DBA what `inversion migrate --print` prints"
         )
+    return [entry.name for entry in _newer(applied)]
 
 
 def script(names: Sequence[str] | None = None) -> str:
     """The SQL of these migrations (None: of all) for psql, as one transaction, bookkeeping included."""
     chosen = [m.for_psql for m in sql.MIGRATIONS if names is None or m.name in names]
     begin = ["\\set ON_ERROR_STOP on", "BEGIN;", sql.BOOKKEEPING.strip(), f"{sql.CLAIM.text.decode()};"]
-    return "\n\n".join([*begin, *chosen, "COMMIT;", ""])
+    needs = [step.for_psql for step in sql.steps(sql.BOOKKEEPING_NEEDS)]
+    return "\n\n".join([*begin, *needs, *chosen, "COMMIT;", ""])
 
 
 async def apply_schema(connection: Connection, text: str) -> None:
@@ -109,24 +130,33 @@ async def _has_books(connection: Connection) -> bool:
     return (await connection.execute(sql.HAS_BOOKKEEPING)).texts() == [("true",)]
 
 
-async def _applied(connection: Connection) -> Mapping[int, str]:
+async def _applied(connection: Connection) -> Sequence[_Entry]:
     if not await _has_books(connection):
-        return {}
+        return []
     rows = (await connection.execute(sql.APPLIED)).texts()
-    return {int(number or 0): checksum or "" for number, checksum in rows}
+    return [
+        _Entry(int(number or 0), name or "", checksum or "", int(needs or number or 0))
+        for number, name, checksum, needs in rows
+    ]
 
 
-def _missing(applied: Mapping[int, str]) -> list[sql.Migration]:
-    known = {migration.number: migration for migration in sql.MIGRATIONS}
-    newer = sorted(set(applied) - set(known))
-    if newer:
-        raise SchemaTooNew(
-            f"the database has migration {newer[-1]}, this inversion knows {max(known)}: run a newer one"
-        )
-    for number, checksum in applied.items():
-        if known[number].checksum != checksum:
+def _newer(applied: Sequence[_Entry]) -> Sequence[_Entry]:
+    """Those that this program does not know."""
+    return [entry for entry in applied if entry.number not in _KNOWN]
+
+
+def _missing(applied: Sequence[_Entry]) -> list[sql.Migration]:
+    for entry in _newer(applied):
+        if entry.needs > max(_KNOWN):
+            raise SchemaTooNew(
+                f"the database has migration {entry.name}, which only an inversion that knows migration "
+                f"{entry.needs} may serve; this one knows {max(_KNOWN)}: run a newer one"
+            )
+    for entry in applied:
+        known = _KNOWN.get(entry.number)
+        if known is not None and known.checksum != entry.checksum:
             raise SchemaChanged(
-                f"migration {known[number].name} was applied from another text than this inversion's: "
+                f"migration {known.name} was applied from another text than this inversion's: "
                 "was the file or the table inversion.migration edited?"
             )
-    return [migration for number, migration in known.items() if number not in applied]
+    return [migration for number, migration in _KNOWN.items() if number not in {e.number for e in applied}]

@@ -28,7 +28,7 @@ from inversion.state.committer import Committer
 from inversion.state.dialing import ConnectionLost, Settings, UnfitServer
 from inversion.state.lane import Knocking, Lane, Log
 from inversion.state.loader import Loader, Loading, Read, Readers
-from inversion.state.postgres import StatementFailed
+from inversion.state.postgres import Connection, StatementFailed
 from inversion.state.resolver import Resolver
 from inversion.state.rows import STATELESS_KEY, Check, Commit, records_of
 from inversion.state.sweeper import sweep_for_ever
@@ -77,6 +77,7 @@ class PostgresStore:
         self._commits: GatheredGate[Commit, None] = GatheredGate(watch.later)
         self._readers = Readers(self._loads)
         self._looked_s = 0.0
+        self._newer: Sequence[str] = ()  #: migrations that this release does not know
         self.cache = StateCache(limits.cache_bytes)
 
     @property
@@ -103,6 +104,8 @@ class PostgresStore:
         try:
             await self._open_first(self._load_lanes[0])
             await self._open_first(self._commit_lanes[0])
+            for name in self._newer:
+                self._log(f"the database has migration {name} of a newer inversion: this one may serve it")
             async with trio.open_nursery() as nursery:
                 bridge = Bridge(nursery)
                 for lane in self._load_lanes:
@@ -230,12 +233,15 @@ class PostgresStore:
             raise RuntimeBroken(Code.PROTOCOL_ERROR, "the new state is not UTF-8 text, or holds a raw NUL")
         return value
 
+    async def _check(self, connection: Connection) -> None:
+        self._newer = await migrate.check(connection)
+
     async def _open_first(self, lane: Lane) -> None:
         """Open a lane that the start waits for. A refusal that is the first word of all is a wrong URL."""
         while True:
             await self._knocking.turn()
             try:
-                await lane.open(migrate.check, explain=not self._knocking.waited)
+                await lane.open(self._check, explain=not self._knocking.waited)
                 return
             except (ConnectionLost, StatementFailed) as failure:
                 if isinstance(failure, ConnectionLost) and failure.unwelcome and not self._knocking.waited:

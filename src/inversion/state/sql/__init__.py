@@ -3,6 +3,7 @@
 A `Statement` carries the name under which a connection prepares it: the hash of its text, so that two
 releases on one server (or one pooler) never share a name for different texts. Files are split into
 statements at a semicolon that ends a line; `-- only if: SELECT ...` makes the next statement conditional.
+A migration that releases without it bear says `-- needs: N`: those that know migration N go on beside it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import attrs
 
 _NAME: Final = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 _CONDITION: Final = re.compile(r"^-- only if: (.+)$", re.MULTILINE)
+_NEEDS: Final = re.compile(r"^-- needs: (\d+)$", re.MULTILINE)
 _END: Final = re.compile(r";[ \t]*$", re.MULTILINE)
 _MIGRATION_FILE: Final = re.compile(r"(\d{4})_\w+\.sql")
 
@@ -61,14 +63,20 @@ class Migration:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
     @property
+    def needs(self) -> int:
+        """A release that does not know this migration may serve beside it if it knows this one."""
+        said = _NEEDS.search(self.text)
+        return self.number if said is None else int(said.group(1))
+
+    @property
     def for_psql(self) -> str:
         """The migration and its record."""
         return "\n".join(
             [
                 f"-- {self.name}",
                 *(step.for_psql for step in steps(self.text)),
-                "INSERT INTO inversion.migration (number, name, checksum)",
-                f"VALUES ({self.number}, '{self.name}', '{self.checksum}');",
+                "INSERT INTO inversion.migration (number, name, checksum, needs)",
+                f"VALUES ({self.number}, '{self.name}', '{self.checksum}', {self.needs});",
             ]
         )
 
@@ -142,6 +150,7 @@ RECORD: Final = statement(_QUERIES["record"])
 DIAGNOSIS: Final = statement(_QUERIES["diagnosis"])
 MAY_WRITE: Final = statement(_QUERIES["may_write"])
 BOOKKEEPING: Final = _QUERIES["bookkeeping"]
+BOOKKEEPING_NEEDS: Final = _QUERIES["bookkeeping_needs"]
 MIGRATIONS: Final = _migrations()
 
 

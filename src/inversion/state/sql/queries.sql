@@ -123,7 +123,8 @@ GRANT USAGE ON SCHEMA inversion TO {role};
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA inversion TO {role};
 
 -- name: applied
-SELECT number::text, checksum FROM inversion.migration ORDER BY number;
+-- Books of before the column `needs` are read too.
+SELECT m.number::text, m.name, m.checksum, to_jsonb(m) ->> 'needs' FROM inversion.migration AS m ORDER BY m.number;
 
 -- name: has_bookkeeping
 SELECT (to_regclass('inversion.migration') IS NOT NULL)::text;
@@ -134,15 +135,21 @@ CREATE TABLE IF NOT EXISTS inversion.migration (
     number     integer     NOT NULL PRIMARY KEY,
     name       text        NOT NULL,
     checksum   text        NOT NULL,
-    applied_at timestamptz NOT NULL DEFAULT now()
+    applied_at timestamptz NOT NULL DEFAULT now(),
+    needs      integer
 );
 CREATE TABLE IF NOT EXISTS inversion.migration_lock (
     one boolean NOT NULL PRIMARY KEY
 );
 INSERT INTO inversion.migration_lock (one) VALUES (true) ON CONFLICT DO NOTHING;
 
+-- name: bookkeeping_needs
+-- only if: SELECT NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'inversion.migration'::regclass AND attname = 'needs')
+ALTER TABLE inversion.migration ADD COLUMN needs integer;
+COMMENT ON COLUMN inversion.migration.needs IS 'a release that does not know this migration may serve beside it if it knows this one';
+
 -- name: claim
 SELECT one FROM inversion.migration_lock FOR UPDATE;
 
 -- name: record
-INSERT INTO inversion.migration (number, name, checksum) VALUES ($1::int4, $2::text, $3::text);
+INSERT INTO inversion.migration (number, name, checksum, needs) VALUES ($1::int4, $2::text, $3::text, $4::int4);
