@@ -232,13 +232,17 @@ class Soak:
             }
             for name in ("node_mib", "spawner_mib", "descriptors", "threads", "processes", "zombies")
         }
-        slopes = {name: round(slope_per_hour(settled, name), 2) for name in ("node_mib", "spawner_mib")}
+        half = len(settled) // 2
+        slopes = {
+            name: [round(slope_per_hour(part, name), 2) for part in (settled, settled[half:]) if len(part) > 1]
+            for name in ("node_mib", "spawner_mib")
+        }
         return {
             "seconds": round(self.samples[-1].at_s),
             "told": dict(self.told),
             "faults": dict(self.faults),
             "figures": figures,
-            "MiB per hour": slopes,
+            "MiB per hour, of all and of the second half": slopes,
         }
 
     def stop(self) -> int:
