@@ -234,7 +234,9 @@ class Soak:
         }
         half = len(settled) // 2
         slopes = {
-            name: [round(slope_per_hour(part, name), 2) for part in (settled, settled[half:]) if len(part) > 1]
+            name: [
+                round(slope_per_hour(part, name), 2) for part in (settled, settled[half:]) if len(part) > 1
+            ]
             for name in ("node_mib", "spawner_mib")
         }
         return {

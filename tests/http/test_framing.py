@@ -53,6 +53,40 @@ def test_a_repeated_head_means_the_same_with_another_target() -> None:
         parser.parse(b"BREW /d HTTP/1.1\r\n" + fields)
 
 
+_KEY_BYTES = st.lists(
+    st.sampled_from([b"a", b"7", b'"', b" ", b"\t", b"\r", b"\n", b"\r\n", b"\0", b"\xe4", b"X: y"])
+)
+
+
+@given(
+    name=st.sampled_from([b"Idempotency-Key", b"idempotency-key", b"X-Idempotency-Key"]),
+    first=st.sampled_from([b"abc", b"a", b"a b"]),
+    blank=st.sampled_from([b"", b" ", b"\t "]),
+    behind=st.sampled_from([b"", b"X: y\r\n", b"Idempotency-Key: z\r\n"]),
+    value=_KEY_BYTES.map(b"".join),
+)
+def test_a_head_with_another_idempotency_key_means_what_it_means_to_a_new_connection(
+    name: bytes, first: bytes, blank: bytes, behind: bytes, value: bytes
+) -> None:
+    def head(key: bytes) -> bytes:
+        return b"GET /a HTTP/1.1\r\nHost: h\r\n%b:%b%b\r\n%b\r\n" % (name, blank, key, behind)
+
+    def meaning(parser: HeadParser, key: bytes) -> object:
+        if head(key).find(b"\r\n\r\n") != len(head(key)) - 4:
+            return "two heads"
+        try:
+            found = parser.parse(head(key))
+        except RequestRefused as refusal:
+            return refusal.code
+        return found.method, found.path, found.query, dict(found.fields), found.length, found.keep_alive
+
+    used = HeadParser(1_000)
+    if isinstance(meaning(used, first), tuple):
+        assert meaning(used, value) == meaning(HeadParser(1_000), value)
+        if isinstance(meaning(HeadParser(1_000), value), tuple):
+            assert meaning(used, b"last") == meaning(HeadParser(1_000), b"last")
+
+
 def test_lines_that_were_good_in_http_1_0_are_not_taken_as_good_in_http_1_1() -> None:
     parser = HeadParser(1_000)
     without_host = b"Connection: keep-alive\r\nContent-Length: 0\r\n\r\n"

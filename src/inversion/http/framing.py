@@ -1,7 +1,7 @@
 """Where one request ends and the next begins; sans-IO.
 
 `HeadParser.parse` takes exactly one head (httptools reads it; field lines that a client repeats byte for
-byte are read once) and `Chunks` takes what follows when it is
+byte, but for the value of its Idempotency-Key, are read once) and `Chunks` takes what follows when it is
 chunked. Both refuse whatever two readers could read differently: after a refusal the connection is
 answered once and closed, and no byte behind it is looked at (RFC 9112, sections 6.3 and 11.2).
 httptools never sees the bytes of a second request before the first was answered.
@@ -42,6 +42,9 @@ _PLAIN_LINE = re.compile(
     rb"(GET|HEAD|POST|PUT|PATCH|DELETE) (/[A-Za-z0-9._~:@!$&'()*+,;=%/-]*)"
     rb"(?:\?([A-Za-z0-9._~:@!$&'()*+,;=%/?-]*))? HTTP/1\.1"
 )
+#: The value that differs from request to request: nothing in it ends a line or is trimmed.
+_KEY_LINE = re.compile(rb"(?i)\r\nidempotency-key:[ \t]*([!-~]+)(?=\r\n)")
+_KEY_VALUE = re.compile(rb"[!-~]+")
 #: Known field lines are kept for each connection: 10,000 of them must not add up to much.
 _MAX_KNOWN_BYTES: Final = 2 << 10
 #: Fields that need a look; a head without them is done at once.
@@ -111,6 +114,7 @@ class HeadParser:
     """Reads the heads of one connection, one after another."""
 
     __slots__ = (
+        "_around_key",
         "_body_bytes",
         "_fed",
         "_fields",
@@ -133,6 +137,7 @@ class HeadParser:
         self._known: Mapping[bytes, bytes] | None = None
         self._known_length: int | None = 0
         self._known_lines = b""
+        self._around_key: tuple[bytes, bytes] | None = None  # the same lines before and behind that value
 
     # What httptools calls; nothing is decided in here.
 
@@ -151,16 +156,17 @@ class HeadParser:
     def parse(self, head: bytes) -> HttpRequest:
         """One head, its closing blank line included. Raises RequestRefused."""
         line_end = head.find(_LINE_END)
+        lines = head[line_end:]
         known = self._known
-        if known is not None and line_end <= MAX_TARGET_BYTES and head[line_end:] == self._known_lines:
-            line = _PLAIN_LINE.fullmatch(head, 0, line_end)
-            if line is not None:
+        if known is not None and line_end <= MAX_TARGET_BYTES:
+            fields = known if lines == self._known_lines else self._with_another_key(known, lines)
+            line = None if fields is None else _PLAIN_LINE.fullmatch(head, 0, line_end)
+            if fields is not None and line is not None:
                 self._fed = False
                 method, path, query = line.groups()
-                return HttpRequest(method, path, query, known, b"", self._known_length)
+                return HttpRequest(method, path, query, fields, b"", self._known_length)
         self._fed = True
         request = self._parse(head, line_end)
-        lines = head[line_end:]
         if (
             request.keep_alive
             and not request.old
@@ -172,7 +178,19 @@ class HeadParser:
             self._known = request.fields
             self._known_length = request.length
             self._known_lines = lines
+            found = _KEY_LINE.search(lines) if b"idempotency-key" in request.fields else None
+            self._around_key = None if found is None else (lines[: found.start(1)], lines[found.end(1) :])
         return request
+
+    def _with_another_key(self, known: Mapping[bytes, bytes], lines: bytes) -> Mapping[bytes, bytes] | None:
+        """The fields of lines that differ from the known ones in the value of Idempotency-Key alone."""
+        if self._around_key is None or len(lines) > _MAX_KNOWN_BYTES:
+            return None
+        before, behind = self._around_key
+        if not (lines.startswith(before) and lines.endswith(behind)):
+            return None
+        value = lines[len(before) : -len(behind)]
+        return {**known, b"idempotency-key": value} if _KEY_VALUE.fullmatch(value) else None
 
     def _parse(self, head: bytes, line_end: int) -> HttpRequest:
         if line_end == 0:  # one empty line before a request is tolerated (RFC 9112, 2.2)
