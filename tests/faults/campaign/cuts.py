@@ -78,10 +78,10 @@ class Wire:
                 nursery.start_soon(self._forward_replies, server, client, replies, nursery.cancel_scope)
                 delivered_later = await self._forward_requests(client, server, replies)
                 nursery.cancel_scope.cancel()
-        finally:
-            await trio.aclose_forcefully(client)
+        finally:  # no await: the first would end it all when everything is cancelled
+            client.socket.close()
             if not delivered_later:
-                await trio.aclose_forcefully(server)
+                server.socket.close()
 
     async def _forward_requests(
         self, client: trio.SocketStream, server: trio.SocketStream, replies: trio.CancelScope
