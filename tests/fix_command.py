@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -95,13 +95,18 @@ StartCommand = Callable[..., "contextmanager[RunningCommand]"]
 
 @pytest.fixture
 def start_command(short_folder: Path) -> StartCommand:
-    """`start_command("dev", folder, ...)`: a context manager; the command is ended at its exit."""
+    """`start_command("dev", folder, ...)`: a context manager; the command is ended at its exit.
+
+    `program`: what Python runs in the place of inversion.
+    """
 
     @contextmanager
-    def start(*arguments: str | Path, **environ: str) -> Iterator[RunningCommand]:
+    def start(
+        *arguments: str | Path, program: Sequence[str] = ("-m", "inversion"), **environ: str
+    ) -> Iterator[RunningCommand]:
         inherited = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
         process = subprocess.Popen(
-            [sys.executable, "-m", "inversion", *map(str, arguments), "--port", "0", "--admin-port", "0"],
+            [sys.executable, *program, *map(str, arguments), "--port", "0", "--admin-port", "0"],
             stdout=subprocess.PIPE,
             env={**inherited, **environ},
         )
