@@ -16,6 +16,8 @@ from inversion.messages import Turn
 from inversion.protocol import verdict
 from inversion.state import committer, loader, resolver, rows, sql, store
 
+_RECORDED: Final = "     WHERE (n.turn IN (SELECT up.turn FROM up)) IS TRUE\n"
+
 
 def _without(statement: sql.Statement, part: str, *, by: str = "") -> sql.Statement:
     text = statement.text.decode()
@@ -120,10 +122,9 @@ def keys_not_looked_up() -> None:
     condition = (
         "\n       AND NOT EXISTS (SELECT 1 FROM known AS k WHERE k.function = m.function AND k.key = m.key)"
     )
-    joined = "      JOIN up ON up.turn = n.turn\n"
     sql.COMMIT_KEYED = _without(sql.COMMIT_KEYED, condition)
     sql.COMMIT_KEYED = _without(
-        sql.COMMIT_KEYED, joined, by=joined + "        ON CONFLICT (function, key, id) DO NOTHING\n"
+        sql.COMMIT_KEYED, _RECORDED, by=_RECORDED + "        ON CONFLICT (function, key, id) DO NOTHING\n"
     )
 
 
@@ -151,9 +152,8 @@ def late_answers_accepted() -> None:
 def equal_keys_in_one_turn() -> None:
     """Two requests with one key may share a turn."""
     mailbox._repeats_one_of = lambda request, requests: False
-    joined = "      JOIN up ON up.turn = n.turn\n"
     sql.COMMIT_KEYED = _without(
-        sql.COMMIT_KEYED, joined, by=joined + "        ON CONFLICT (function, key, id) DO NOTHING\n"
+        sql.COMMIT_KEYED, _RECORDED, by=_RECORDED + "        ON CONFLICT (function, key, id) DO NOTHING\n"
     )
 
 

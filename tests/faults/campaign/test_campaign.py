@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 import uuid
 from pathlib import Path
 
 import pytest
 import trio
-from tests.faults.campaign.campaign import Campaign, Options
+from tests.faults.campaign.bugs import BUGS
+from tests.faults.campaign.campaign import BUGS_FILE, Campaign, Options
 from tests.faults.campaign.report import Floors, markdown, report_of
 from tests.faults.history.operation import Outcome, read_history, write_history
 
@@ -38,3 +41,11 @@ async def test_a_minute_of_every_fault_leaves_a_history_that_can_be(
     write_history(campaign.history, [each for each in operations if each is not lost])
     assert any(lost.entity in sentence for sentence in report_of(campaign, Floors(fired=99))["wrong"])
     assert "node killed: fired" in " ".join(report_of(campaign, Floors(fired=99))["wrong"])
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_every_bug_still_finds_what_it_breaks(bug: str) -> None:
+    done = subprocess.run(
+        [sys.executable, str(BUGS_FILE), bug, "--version"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr

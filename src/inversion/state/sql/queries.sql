@@ -59,7 +59,8 @@ WITH known AS MATERIALIZED (
     INSERT INTO inversion.request (function, key, id, hash, turn, version, status, content_type, body, created_at)
     SELECT n.function, n.key, n.id, n.hash, n.turn, n.version, n.status, n.content_type, n.body, now()
       FROM n
-     WHERE (n.turn IN (SELECT up.turn FROM up)) IS TRUE -- so it is looked up in a hash, which a join may not be here
+       -- IS TRUE makes it a look-up in a hash; a join would be a nested loop here
+     WHERE (n.turn IN (SELECT up.turn FROM up)) IS TRUE
 ), stateless AS (
     INSERT INTO inversion.request (function, key, id, hash, turn, version, status, content_type, body, created_at)
     SELECT n.function, n.key, n.id, n.hash, n.turn, n.version, n.status, n.content_type, n.body, now()
