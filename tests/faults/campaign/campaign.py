@@ -71,7 +71,7 @@ class Campaign:
             self._clients,
             self.tally,
             functions,
-            long_stops=options.long and options.nodes > 1,
+            long=options.long,
             dice=random.Random(f"faults {options.seed}"),
         )
 

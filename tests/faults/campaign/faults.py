@@ -1,6 +1,7 @@
 """What is done to nodes, functions, database and connections while the clients ask.
 
-Kinds come from a bag that is filled again when it is empty, so all fire about as often. Each is seen to
+Kinds come from a bag that is filled again when it is empty, so all fire about as often; in a long run the
+deaths of a node and of PostgreSQL three times as often. Each is seen to
 have happened before it counts. It is over when each function of every node that it struck has answered a
 call that was sent after it; the next one waits for that.
 """
@@ -31,6 +32,8 @@ LONG_STOP_S: Final = 30.0
 RECOVERY_S: Final = 60.0
 MOST_CUTS: Final = 5  #: of one kind, one after the other
 TORN: Final = 3  #: calls of each client
+#: What the promises are about. A long run wants hundreds of them.
+DEATHS: Final = ("node killed", "postmaster killed")
 _LATER: Final = 1 << 62
 
 Struck = Sequence[Node]
@@ -45,7 +48,7 @@ class Faults:
         tally: Tally,
         functions: Sequence[str],
         *,
-        long_stops: bool,
+        long: bool,
         dice: random.Random,
     ) -> None:
         self._nodes = nodes
@@ -53,7 +56,7 @@ class Faults:
         self._clients = clients
         self._tally = tally
         self._functions = functions
-        self._long_stops = long_stops
+        self._long = long
         self._dice = dice
         self.fired: Counter[str] = Counter()
         self.recovery_s: dict[str, list[float]] = {}
@@ -83,7 +86,7 @@ class Faults:
                 await stop.wait()
                 return
             if not bag:
-                bag = list(self.kinds)
+                bag = [*self.kinds, *(2 * DEATHS if self._long else ())]
                 self._dice.shuffle(bag)
             await self.strike(bag.pop())
 
@@ -163,7 +166,7 @@ class Faults:
 
     async def _stop_node(self) -> Struck:
         node = self._dice.choice(self._nodes)
-        long = self._long_stops and self._dice.random() < 0.1
+        long = self._long and len(self._nodes) > 1 and self._dice.random() < 0.1
         node.signal(signal.SIGSTOP)
         node.disturbed_ns = _LATER  # whatever is late meanwhile is not its fault
         await trio.sleep(LONG_STOP_S if long else self._dice.uniform(*STOP_S))
