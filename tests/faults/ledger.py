@@ -32,6 +32,7 @@ class Entry:
     answered_s: float = 0.0
     answer: Answer | None = None
     torn: str = ""  #: why there is no answer
+    keyed: bool = False  #: it had an Idempotency-Key
     repeats: int = 0  #: how often it was sent again, under its Idempotency-Key
 
     @property
@@ -104,6 +105,7 @@ class Ledger:
                         return
                     entry = self.open_entry(key)
                     entry.key = f"{key}-{entry.token}" if fresh else key
+                    entry.keyed = keyed
                 else:
                     entry.repeats += 1
                 again = (*lines, b"Idempotency-Key: " + entry.token.encode()) if keyed else lines
