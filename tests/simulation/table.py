@@ -1,6 +1,6 @@
 """Makes the table of docs/detection.md: how soon the simulation finds each seeded bug, from three seeds.
 
-`PYTHONPATH=tests python tests/simulation/table.py`; what stands above the table in the document stays.
+`PYTHONPATH=tests python tests/simulation/table.py`; what stands outside the table's marks stays.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from test_seeded_bugs import BUGS, histories_until_found
 from test_simulation import run
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "detection.md"
-BEGIN = "<!-- made by tests/simulation/table.py: do not edit below -->"
+BEGIN = "<!-- made by tests/simulation/table.py: do not edit from here -->"
+END = "<!-- to here -->"
 SEEDS = (0, 1_000_000, 2_000_000)
 #: The unbroken build must raise no alarm in at least as many histories as any bug was given.
 UNBROKEN = 10_000
@@ -34,8 +35,9 @@ def main() -> None:
     for seed in range(UNBROKEN):
         run(seed)
     lines += ["", f"Without a bug: no alarm in {UNBROKEN:,} histories."]
-    above = DOCUMENT.read_text().partition(BEGIN)[0]
-    DOCUMENT.write_text(f"{above}{BEGIN}\n\n" + "\n".join(lines) + "\n")
+    above, _, rest = DOCUMENT.read_text().partition(BEGIN)
+    below = rest.partition(END)[2]
+    DOCUMENT.write_text(f"{above}{BEGIN}\n\n" + "\n".join(lines) + f"\n\n{END}{below}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ nodes             `inversion serve`, some of them on one database, started again
 clients           HTTP clients that write the history
 faults            what is done to them meanwhile
 campaign          one run from start to last read
-bugs              a node with a bug on purpose
+seeded            a node with a bug on purpose
 detect            whether the campaign finds each of them
 report            floors, figures, and what is wrong
 """

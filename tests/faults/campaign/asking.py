@@ -3,7 +3,7 @@
 Few entities at a time, so that clients meet: of each function one that most ask, and two that some do.
 After so many calls an entity is left and the next one begins, which keeps the search for unknown deeds
 short. Inputs are unlike each other, so that a deed that is lost, doubled or denied leaves a trace that no
-other explains.
+other explains. Draws have no entity, always a key, and each key is an entity for the checker.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from typing import Final
 
 import attrs
-from tests.faults.history.models import STATE
+from tests.faults.history.models import DRAW, READ, STATE
 from tests.faults.history.operation import Json
 
 #: Calls of one entity. A journal is answered whole, and grows.
-CALLS: Final = {"register": 400, "counter": 400, "journal": 120, "bank": 300, "life": 400}
+CALLS: Final = {"register": 400, "counter": 400, "journal": 120, "bank": 300, "life": 400, DRAW: 1}
 #: Of three entities: how often each is asked.
 WEIGHTS: Final = (0.7, 0.2, 0.1)
 READS: Final = 0.25
@@ -89,11 +89,14 @@ class Asking:
     def next(self, client: str) -> Wanted:
         dice = self._dice
         self._numbers += 1
+        token = f"{client}.{self._numbers}"
         (slot,) = dice.choices(dice.choice(self.slots), WEIGHTS)
+        if slot.model == DRAW:
+            return Wanted(slot, f"{slot.function}/{token}", DRAW, token, token, None)
         entity = slot.ask()
         self.entities.add(entity)
-        kind, given = self._message(slot, f"{client}.{self._numbers}")
-        key = f"{client}-{self._numbers}" if kind != STATE and dice.random() < self._keyed else None
+        kind, given = self._message(slot, token)
+        key = token if kind != STATE and dice.random() < self._keyed else None
         if_match = None
         if kind != STATE and slot.version > 0 and dice.random() < IF_MATCHES:
             if_match = slot.version
@@ -101,10 +104,21 @@ class Asking:
         timeout_ms = dice.randrange(*IMPATIENT_MS) if impatient else TIMEOUT_MS
         return Wanted(slot, entity, kind, given, key, if_match, timeout_ms)
 
+    def something_else(self, wanted: Wanted) -> Wanted:
+        """With the same key: it is to be refused."""
+        self._numbers += 1
+        token = f"{wanted.key}.{self._numbers}"
+        if wanted.kind == DRAW:
+            return attrs.evolve(wanted, input=token)
+        kind, given = wanted.kind, wanted.input
+        while kind in (READ, STATE) or (kind, given) == (wanted.kind, wanted.input):
+            kind, given = self._message(wanted.slot, token)
+        return attrs.evolve(wanted, kind=kind, input=given)
+
     def _message(self, slot: Slot, token: str) -> tuple[str, Json]:
         dice = self._dice
         if dice.random() < READS:
-            return dice.choice(("read", STATE)), None
+            return dice.choice((READ, STATE)), None
         match slot.model:
             case "register" if dice.random() < 0.6:
                 before, slot.value = slot.value, token

@@ -21,7 +21,7 @@ from tests.fix_postgres import Cluster
 
 from inversion.state.migrate import migrate
 
-BUGS_FILE: Final = Path(__file__).with_name("bugs.py")
+BUGS_FILE: Final = Path(__file__).with_name("seeded")
 HEAL_S: Final = 120.0
 LAST_ANSWERS: Final = 5  #: of each node, after the last fault
 LOOK_S: Final = 1.0
@@ -38,7 +38,7 @@ class Options:
     every_s: float = 2.0  #: between a recovery and the next fault
     pause_s: float = 0.0  #: of a client between two calls
     seed: int = 1
-    bug: str | None = None  #: of bugs.py, on purpose
+    bug: str | None = None  #: of seeded, on purpose
 
     @property
     def long(self) -> bool:
@@ -121,6 +121,8 @@ class Campaign:
                     while not (self.enough.is_set() or self.faults.all_fired):  # noqa: ASYNC110 (asks another task)
                         await trio.sleep(LOOK_S)
                 end_faults.set()
+                if self.enough.is_set():
+                    clients.cancel_scope.cancel()  # recoveries and answers are waited for no longer
             end_clients.set()
 
     async def _read_everything(self) -> None:

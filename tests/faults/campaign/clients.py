@@ -1,7 +1,8 @@
 """HTTP clients that write the history: each asks, notes what it was told, and asks on.
 
 What was not sent is no operation. A keyed call whose outcome is unknown is sent again, the same bytes with
-the same key, until it is known; one that is known is now and then sent again too. A client that hears
+the same key, until it is known; one that is known is now and then sent again too,
+or its key is taken for something else. A client that hears
 nothing for longer than the call may take, and a second, notes that as well: `late`.
 """
 
@@ -19,7 +20,7 @@ import orjson
 import trio
 from tests.faults.campaign.asking import Asking, Wanted
 from tests.faults.campaign.nodes import Node, connect
-from tests.faults.history.models import STATE
+from tests.faults.history.models import DRAW, STATE
 from tests.faults.history.operation import HistoryWriter, Json, Operation, Outcome, refused
 from tests.http.front_door import Answer, Client, EndOfAnswers, get, post
 
@@ -29,6 +30,8 @@ LATE_S: Final = 1.0
 PATIENCE_S: Final = 12.0
 REPEATED: Final = 0.1  #: of the keyed calls that were answered
 AT_ONCE: Final = 0.05  #: of the keyed calls are sent twice at the same time
+DRAWN_AT_ONCE: Final = 0.25  #: of draws: two must race to be kept
+TAKEN_AGAIN: Final = 0.03  #: of the keys that were answered, for another message
 MOST_TRIES: Final = 40
 #: Answers of ours that were computed from a state, as a function's refusals are.
 COMPUTED: Final = ("version_mismatch", "no_state")
@@ -81,7 +84,8 @@ class CallingClient:
 
     async def fulfil(self, wanted: Wanted) -> None:
         """Ask until it is known, if it has a key; else once."""
-        if wanted.key is not None and self._dice.random() < AT_ONCE:
+        at_once = DRAWN_AT_ONCE if wanted.kind == DRAW else AT_ONCE
+        if wanted.key is not None and self._dice.random() < at_once:
             async with trio.open_nursery() as nursery:
                 for _ in range(2):
                     nursery.start_soon(self.ask, wanted, self._node())
@@ -98,6 +102,8 @@ class CallingClient:
                     self._tally.landed += replayed
                     self._tally.not_landed += not replayed
                 was_unknown = False
+                if self._dice.random() < TAKEN_AGAIN:
+                    await self.ask(self._asking.something_else(wanted), self._node())
                 if self._dice.random() > REPEATED:
                     return
             elif not was_unknown and self._dice.random() < 0.5:
@@ -143,7 +149,7 @@ class CallingClient:
             self._tally.late.append(
                 f"{node.name}: {wanted.kind} of {wanted.entity}: {told} after {took_s:.1f} s"
             )
-        outcome, answer, version = self._read(tried)
+        outcome, answer, version = self._read(tried, wanted)
         ended_ns = None if outcome is Outcome.UNKNOWN else completed_ns
         operation = msgspec.structs.replace(
             begun, completed_ns=ended_ns, outcome=outcome, answer=answer, version=version
@@ -193,7 +199,7 @@ class CallingClient:
         for _, client in self._connections.values():
             await client.aclose()
 
-    def _read(self, answer: Answer | None) -> tuple[Outcome, Json, int | None]:
+    def _read(self, answer: Answer | None, wanted: Wanted) -> tuple[Outcome, Json, int | None]:
         """What an answer says of the entity."""
         if answer is None:
             self._tally.codes["no answer"] += 1
@@ -203,7 +209,7 @@ class CallingClient:
         body = orjson.loads(answer.body)
         if answer.status == 200:
             self._tally.codes["200"] += 1
-            if etag is None or answer.fields["inversion-outcome"] != "applied":
+            if (etag is None) is (wanted.kind != DRAW) or answer.fields["inversion-outcome"] != "applied":
                 self._tally.strange.append(f"200 with {answer.fields}")
             return Outcome.APPLIED, body, version
         code = body["code"]
@@ -219,7 +225,7 @@ class CallingClient:
 
 def _request(wanted: Wanted) -> bytes:
     function, _, key = wanted.entity.partition("/")
-    path = f"{function}/{quote(key, safe='')}"
+    path = function if wanted.kind == DRAW else f"{function}/{quote(key, safe='')}"
     if wanted.kind == STATE:
         return get(f"/v1/state/{path}".encode())
     lines = [b"Content-Type: application/json", b"Inversion-Timeout: %dms" % wanted.timeout_ms]

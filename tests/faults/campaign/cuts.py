@@ -1,8 +1,9 @@
 """Between a node and its PostgreSQL: forwards bytes, and cuts connections at commits.
 
 It learns from Parse messages which prepared statements write entities, whatever they are called. A cut is
-planned for the next commits that pass whole: lost before the server saw it, lost after the server did it,
-delivered after the client was cut off and has moved on, or held, so that the client hears nothing.
+planned for the next commits that pass whole: lost before the server saw it, at once or after a while; lost
+after the server did it, a while later; delivered after the client was cut off and has moved on; cut while
+the server is at work on it; or held, so that the client hears nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
+import psycopg
 import trio
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
@@ -23,12 +25,17 @@ _SYNC: Final = b"S\0\0\0\x04"
 _PARSE: Final = re.compile(rb"P....(inversion_\w+)\0([^\0]*)\0", re.DOTALL)
 _WRITES: Final = (b"INSERT INTO inversion.entity", b"UPDATE inversion.entity")
 BYTES: Final = 1 << 16
+#: Somebody holds the table for so long: less than what a commit waits for a lock.
+AT_WORK_S: Final = (0.05, 0.25)
+_LOCK: Final = "SET lock_timeout = 250; LOCK TABLE inversion.entity IN SHARE MODE"
 
 
 class Cut(Enum):
     REQUEST_LOST = "commit lost before the server saw it"
+    SWALLOWED = "commit held, then lost before the server saw it"
     REPLY_LOST = "commit lost after the server did it"
     DELAYED = "commit delivered after the cut"
+    AT_WORK = "commit cut while the server is at work on it"
     HELD = "commit's reply held"
 
 
@@ -36,6 +43,7 @@ class Wire:
     """One node's way to the database."""
 
     def __init__(self, url: str, folder: Path, roll: Callable[[float, float], float]) -> None:
+        self._direct = url
         server = conninfo_to_dict(url)
         self._server = f"{server['host']}/.s.PGSQL.{server.get('port') or 5432}"
         self._socket = folder / SOCKET
@@ -94,11 +102,15 @@ class Wire:
                         await server.send_all(request)
                     case Cut.REQUEST_LOST:
                         return False
+                    case Cut.SWALLOWED:
+                        await trio.sleep(self._roll(0.1, 1.8))
+                        return False
                     case Cut.REPLY_LOST:
                         replies.cancel()
                         await server.send_all(request)
                         with trio.move_on_after(5):
                             await server.receive_some(BYTES)
+                        await trio.sleep(self._roll(0.0, 1.5))  # the entity may move on meanwhile
                         return False
                     case Cut.HELD:
                         replies.cancel()
@@ -108,6 +120,11 @@ class Wire:
                     case Cut.DELAYED:
                         replies.cancel()
                         self._nursery.start_soon(_deliver, server, request, self._roll(0.01, 1.5))
+                        return True
+                    case Cut.AT_WORK:
+                        replies.cancel()
+                        await self._nursery.start(self._lock, self._roll(*AT_WORK_S))
+                        self._nursery.start_soon(_deliver, server, request, 0.0)
                         return True
         return False
 
@@ -124,12 +141,37 @@ class Wire:
         if not replies.cancelled_caught:
             connection.cancel()  # the server has ended it
 
+    async def _lock(
+        self, hold_s: float, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Let nobody write entities for so long."""
+        try:
+            lock = await trio.to_thread.run_sync(_locked, self._direct)
+        except psycopg.Error:  # the server is away, or somebody else is at it
+            task_status.started()
+            return
+        task_status.started()
+        try:
+            await trio.sleep(hold_s)
+        finally:
+            lock.close()
+
     def _commits(self, request: bytes) -> bool:
         """Whether these bytes are a whole commit."""
         for name, text in _PARSE.findall(request):
             if any(write in text for write in _WRITES):
                 self._names.add(name)
         return request.endswith(_SYNC) and any(b"\0" + name + b"\0" in request for name in self._names)
+
+
+def _locked(url: str) -> psycopg.Connection:
+    connection = psycopg.connect(url, connect_timeout=5)
+    try:
+        connection.execute(_LOCK)
+    except psycopg.Error:
+        connection.close()
+        raise
+    return connection
 
 
 async def _deliver(server: trio.SocketStream, request: bytes, after_s: float) -> None:

@@ -1,7 +1,8 @@
 """Does the campaign find what is wrong? `python -m tests.faults.campaign.detect --seconds 60 --seeds 3`.
 
-Every bug of bugs.py under the same options, the seeds 1 to N; a bug is found when the checker says that the
-history cannot be. The node without a bug runs beside them and must raise no alarm. Prints a table.
+Every seeded bug under the same options, the seeds 1 to N; a bug is found when the checker says that the
+history cannot be. The node without a bug runs beside them and must raise no alarm. Prints a table, and with
+--write puts it into docs/detection.md, where what stands outside its marks stays.
 """
 
 from __future__ import annotations
@@ -10,20 +11,33 @@ import argparse
 import shutil
 import sys
 import tempfile
+import uuid
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from time import perf_counter_ns
+from time import perf_counter_ns, sleep
 from typing import Final
 
 import attrs
+import psycopg
 import trio
-from tests.faults.campaign.bugs import BUGS
+from psycopg.conninfo import make_conninfo
+from psycopg.sql import SQL, Identifier
 from tests.faults.campaign.campaign import Campaign, Options
+from tests.faults.campaign.seeded import BUGS
 from tests.faults.history.check import Checked, check_versions
 from tests.faults.history.operation import Operation, read_history
+from tests.faults.history.verdict import Finding
 from tests.fix_postgres import Cluster
 
+DOCUMENT: Final = Path(__file__).parents[3] / "docs" / "detection.md"
+BEGIN: Final = "<!-- made by tests/faults/campaign/detect.py: do not edit from here -->"
+END: Final = "<!-- to here -->"
 #: Between two looks at the history so far: a minute of it is half a second's work.
-LOOK_S: Final = 5.0
+LOOK_S: Final = 2.0
+#: To make a database, a second each.
+TRIES: Final = 60
+#: Of what a checker says, so much stands in the table.
+SENTENCE: Final = 160
 
 
 @attrs.frozen
@@ -33,22 +47,36 @@ class Found:
     sentence: str = ""
 
 
-def run(options: Options) -> Found:
+def run(options: Options, postgres: Cluster) -> Found:
+    """One run on a database of its own."""
     folder = Path(tempfile.mkdtemp(prefix="inversion-detect-"))
-    postgres = Cluster(folder / "postgres").start()
     try:
-        campaign = Campaign(options, folder, postgres, postgres.conninfo)
+        campaign = Campaign(options, folder, postgres, _new_database(postgres))
         begun_ns = perf_counter_ns()
         checked = trio.run(_run_until_found, campaign) or check_versions(read_history(campaign.history))
     finally:
-        postgres.stop()
         shutil.rmtree(folder, ignore_errors=True)
-    if checked.passed:
-        return Found(checked.operations, None)
-    evident = {entity: _evident_ns(verdict.evidence) for entity, verdict in checked.failed.items()}
+    wrong = _impossible(checked)
+    if not wrong:
+        undecided = f"not decided: {', '.join(checked.failed)}" if checked.failed else ""
+        return Found(checked.operations, None, undecided)
+    evident = {entity: _evident_ns(checked.failed[entity].evidence) for entity in wrong}
     first = min(evident, key=lambda entity: evident[entity])
     after_s = (evident[first] - begun_ns) / 1e9
     return Found(checked.operations, after_s, f"{first}: {checked.failed[first].sentence}")
+
+
+def _new_database(postgres: Cluster) -> str:
+    """Its URL. The server may be recovering from the run before."""
+    name = f"run_{uuid.uuid4().hex}"
+    for _ in range(TRIES):
+        try:
+            with psycopg.connect(postgres.conninfo, autocommit=True, connect_timeout=5) as connection:
+                connection.execute(SQL("CREATE DATABASE {}").format(Identifier(name)))
+                return make_conninfo(postgres.conninfo, dbname=name)
+        except psycopg.OperationalError:
+            sleep(1)
+    raise RuntimeError("PostgreSQL did not come back")
 
 
 async def _run_until_found(campaign: Campaign) -> Checked | None:
@@ -58,7 +86,7 @@ async def _run_until_found(campaign: Campaign) -> Checked | None:
         while not found:
             await trio.sleep(LOOK_S)
             checked = check_versions(campaign.so_far())
-            if not checked.passed:
+            if _impossible(checked):
                 found.append(checked)
                 campaign.enough.set()
 
@@ -69,8 +97,27 @@ async def _run_until_found(campaign: Campaign) -> Checked | None:
     return found[0] if found else None
 
 
+def _impossible(checked: Checked) -> list[str]:
+    """The entities whose history cannot be; a checker that ran out of time has found nothing."""
+    return [entity for entity, verdict in checked.failed.items() if verdict.finding is Finding.VIOLATION]
+
+
 def _evident_ns(evidence: tuple[Operation, ...]) -> int:
     return max((each.completed_ns or each.invoked_ns for each in evidence), default=perf_counter_ns())
+
+
+def row(bug: str | None, runs: Sequence[Found]) -> str:
+    after = ", ".join("never" if each.after_s is None else f"{max(each.after_s, 0.0):.0f} s" for each in runs)
+    how = next((each.sentence for each in runs if each.sentence), "").replace("|", "\\|")
+    if bug is None:
+        return f"| none | {sum(each.operations for each in runs)} operations | {after} | {how} |"
+    return f"| {bug.replace('_', ' ')} | {BUGS[bug].__doc__} | {after} | {how[:SENTENCE]} |"
+
+
+def write(lines: Sequence[str]) -> None:
+    above, _, rest = DOCUMENT.read_text().partition(BEGIN)
+    below = rest.partition(END)[2]
+    DOCUMENT.write_text(f"{above}{BEGIN}\n\n" + "\n".join(lines) + f"\n\n{END}{below}")
 
 
 def main() -> None:
@@ -79,22 +126,52 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--nodes", type=int, default=2)
     parser.add_argument("--bugs", nargs="*", default=list(BUGS), choices=list(BUGS))
+    parser.add_argument("--only-bugs", action="store_true", help="without the node that has none")
+    parser.add_argument("--write", action="store_true", help="the table into docs/detection.md")
     given = parser.parse_args()
-    failed = False
-    print("| bug | what it is | found after | how |\n|---|---|---|---|")
-    for bug in (None, *given.bugs):
-        runs = [
-            run(Options(given.seconds, given.nodes, every_s=0.3, seed=seed, bug=bug))
-            for seed in range(1, given.seeds + 1)
-        ]
-        after = ["never" if each.after_s is None else f"{each.after_s:.0f} s" for each in runs]
-        failed |= any((each.after_s is None) is not (bug is None) for each in runs)
-        what = (
-            f"none, {sum(each.operations for each in runs)} operations" if bug is None else BUGS[bug].__doc__
-        )
-        how = next((each.sentence for each in runs if each.sentence), "")
-        print(f"| {bug or 'none'} | {what} | {', '.join(after)} | {how} |", flush=True)
-    sys.exit(failed)
+    begun = [
+        f"`{' '.join(['python -m tests.faults.campaign.detect', *sys.argv[1:]])}`: each run at least "
+        f"{given.seconds:g} s or until the bug is found, {given.nodes} nodes, seeds 1 to {given.seeds}.",
+        "",
+        "| bug | what it is | found after | how, in the first run that found it |",
+        "|---|---|---|---|",
+    ]
+    print("\n".join(begun), flush=True)
+    bugs: list[str | None] = [*([] if given.only_bugs else [None]), *given.bugs]
+    results: dict[str | None, list[Found]] = {}
+    folder = Path(tempfile.mkdtemp(prefix="inversion-detect-"))
+    postgres = Cluster(folder / "postgres").start()
+    try:
+        for bug in bugs:
+            seeds = range(1, given.seeds + 1)
+            options = [Options(given.seconds, given.nodes, every_s=0.3, seed=seed, bug=bug) for seed in seeds]
+            results[bug] = [run(each, postgres) for each in options]
+            print(row(bug, results[bug]), flush=True)
+            if given.write:  # after each row, so that a run that is cut short leaves what it has
+                rows = [row(*result) for result in results.items()]
+                write([*begun, *rows, "", summary(results, bugs[len(results) :])])
+    finally:
+        postgres.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+    print("", summary(results, []), sep="\n")
+    sys.exit(not all(_as_it_should(*result) for result in results.items()))
+
+
+def summary(results: Mapping[str | None, Sequence[Found]], left: Sequence[str | None]) -> str:
+    found = [bug for bug, runs in results.items() if bug is not None and _as_it_should(bug, runs)]
+    tried = [bug for bug in results if bug is not None]
+    sentence = f"{len(found)} of {len(tried)} bugs were found with every seed."
+    if None in results:
+        alarms = sum(each.after_s is not None for each in results[None])
+        sentence += f" Without a bug: {alarms or 'no'} alarm{'s' * (alarms > 1)}."
+    if left:
+        sentence += f" Not run yet: {', '.join(str(bug).replace('_', ' ') for bug in left)}."
+    return sentence
+
+
+def _as_it_should(bug: str | None, runs: Sequence[Found]) -> bool:
+    """Found with every seed; where there is nothing to find, with none."""
+    return all((each.after_s is None) is (bug is None) for each in runs)
 
 
 if __name__ == "__main__":

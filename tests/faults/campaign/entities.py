@@ -1,5 +1,7 @@
 """Every model of tests/faults/history as a function; the function's name says which: counter-py, ..."""
 
+import os
+
 from shim import Refused, handler, serve
 
 OPENING = [100, 100, 100, 100]
@@ -70,6 +72,11 @@ def delete(ctx, _message):
     before = there(ctx)
     ctx.delete()
     return before
+
+
+@handler
+def draw(_ctx, _message):
+    return os.urandom(8).hex()
 
 
 def there(ctx):

@@ -16,11 +16,12 @@ import attrs
 import orjson
 import trio
 from tests.faults.campaign.cuts import Wire
+from tests.faults.history.models import DRAW
 from tests.faults.soak import below
 from tests.http.front_door import Client, EndOfAnswers, get
 
 ROOT: Final = Path(__file__).parents[3]
-MODELS: Final = ("register", "counter", "journal", "bank", "life")
+MODELS: Final = ("register", "counter", "journal", "bank", "life", DRAW)
 START_S: Final = 60.0
 #: Long enough for a database to recover meanwhile, short enough that a call that hangs is seen.
 FUNCTION_TIMEOUT: Final = "2s"
@@ -30,6 +31,7 @@ _FUNCTION = """
 command = ["{program}", "{file}"]
 timeout = "{timeout}"
 processes = {{ min = 1, max = 2 }}
+state = {state}
 sandbox = "none"  # as root serve refuses what an account of its own cannot read: the tests' Python
 """
 
@@ -48,7 +50,13 @@ def write_functions(folder: Path) -> list[str]:
     toml = "[http]\nread_state = true\n"
     for name in names:
         program, file = ("node", "entities.js") if name.endswith("js") else (sys.executable, "entities.py")
-        toml += _FUNCTION.format(name=name, program=program, file=file, timeout=FUNCTION_TIMEOUT)
+        toml += _FUNCTION.format(
+            name=name,
+            program=program,
+            file=file,
+            timeout=FUNCTION_TIMEOUT,
+            state=str(not name.startswith(DRAW)).lower(),
+        )
     (folder / "inversion.toml").write_text(toml)
     return names
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import trio
-from tests.faults.campaign.bugs import BUGS
 from tests.faults.campaign.campaign import BUGS_FILE, Campaign, Options
 from tests.faults.campaign.report import Floors, markdown, report_of
+from tests.faults.campaign.seeded import BUGS
 from tests.faults.history.operation import Outcome, read_history, write_history
 
 from fix_postgres import Cluster

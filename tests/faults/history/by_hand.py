@@ -71,6 +71,11 @@ POSSIBLE: dict[str, list[Operation]] = {
         told("read", None, (3, 4), 5, 1, of="counter"),
         told("add", 5, (5, 6), 5, 1, of="counter", key="k"),
     ],
+    "one key, then another message with it, of which nothing was heard": [
+        told("add", 5, (1, 2), 5, 1, of="counter", key="k"),
+        unknown("add", 7, 3, of="counter", key="k"),
+        told("read", None, (5, 6), 5, 1, of="counter"),
+    ],
     "one key, first unrun, then told": [
         unrun("add", 5, (1, 2), of="counter", key="k"),
         told("add", 5, (5, 6), 5, 1, of="counter", key="k"),
@@ -130,6 +135,11 @@ IMPOSSIBLE: dict[str, list[Operation]] = {
     "duplicated: one key with two answers": [
         told("add", 5, (1, 2), 5, 1, of="counter", key="k"),
         told("add", 5, (3, 4), 10, 2, of="counter", key="k"),
+    ],
+    "one key, and another message with it left a trace": [
+        told("add", 5, (1, 2), 5, 1, of="counter", key="k"),
+        unknown("add", 7, 3, of="counter", key="k"),
+        told("read", None, (5, 6), 12, 2, of="counter"),
     ],
     "an unknown one that landed twice": [
         unknown("add", 5, 1, of="counter"),

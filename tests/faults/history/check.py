@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 import attrs
-from tests.faults.history.models import MODELS, Model, model_of
+from tests.faults.history.models import ALL_MODELS, Model, model_of
 from tests.faults.history.operation import Operation
 from tests.faults.history.replay import replay
 from tests.faults.history.search import search
@@ -35,7 +35,7 @@ def by_entity(operations: Iterable[Operation]) -> dict[str, list[Operation]]:
     return entities
 
 
-def check_versions(operations: Iterable[Operation], models: Mapping[str, Model] = MODELS) -> Checked:
+def check_versions(operations: Iterable[Operation], models: Mapping[str, Model] = ALL_MODELS) -> Checked:
     """Checker 1 on every entity."""
     entities = by_entity(operations)
     return _checked(entities, {name: replay(own, model_of(name, models)) for name, own in entities.items()})
@@ -43,7 +43,7 @@ def check_versions(operations: Iterable[Operation], models: Mapping[str, Model] 
 
 def check_hidden(
     operations: Iterable[Operation],
-    models: Mapping[str, Model] = MODELS,
+    models: Mapping[str, Model] = ALL_MODELS,
     *,
     versions: bool = False,
     limit_s: float = 10.0,

@@ -1,6 +1,7 @@
 """A deed is what one client wanted once: one operation, or all attempts with one Idempotency-Key.
 
-A deed happens at most once, so all its answers must be the same, and it lies between the first attempt that
+A deed happens at most once, so all its answers must be the same (what was asked for with the same key, is
+another message and was never answered, did not happen), and it lies between the first attempt that
 may have done it and the first answer. An attempt that was not applied and has no answer did nothing: it is
 left out, and if it left a trace after all, nothing else in the history can explain that trace.
 """
@@ -63,13 +64,14 @@ def _single(operation: Operation) -> Deed:
 
 
 def _joined(attempts: list[Operation]) -> Deed:
-    first = attempts[0]
-    answered = []
-    for attempt in attempts:
-        if (attempt.kind, attempt.input, attempt.if_match) != (first.kind, first.input, first.if_match):
-            raise Impossible("one key was taken for two different messages", [first, attempt])
-        if attempt.outcome is not Outcome.UNKNOWN:
-            answered.append(attempt)
+    answered = [attempt for attempt in attempts if attempt.outcome is not Outcome.UNKNOWN]
+    first = (answered or attempts)[0]
+    others = [attempt for attempt in attempts if _message(attempt) != _message(first)]
+    for other in others:
+        if other in answered or not answered:
+            raise Impossible("one key was taken for two different messages", [first, other])
+    if others:
+        attempts = [attempt for attempt in attempts if attempt not in others]
     invoked_ns = min(attempt.invoked_ns for attempt in attempts)
     if not answered:
         return Deed(
@@ -98,6 +100,10 @@ def _joined(attempts: list[Operation]) -> Deed:
         told.version,
         tuple(attempts),
     )
+
+
+def _message(attempt: Operation) -> tuple[str, Json, int | None]:
+    return attempt.kind, attempt.input, attempt.if_match
 
 
 def exchangeable_before(maybe: list[Deed]) -> list[int | None]:

@@ -19,6 +19,18 @@ class _Absent:
 
 
 ABSENT: Final = _Absent()
+
+
+class _Anything:
+    """Equals every answer."""
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+ANYTHING: Final = _Anything()
 State = Hashable
 Step = tuple[State, Json, bool]
 Model = Callable[[State, str, Json], Step]
@@ -97,6 +109,15 @@ def life(state: State, kind: str, given: Json) -> Step:
     raise _unknown("life", kind, given)
 
 
+def draw(state: State, kind: str, given: Json) -> Step:
+    """`draw` a lot. Of a call without an entity: here each key is one, and all its answers are the same."""
+    if kind == DRAW:
+        return state, ANYTHING, False
+    raise _unknown("draw", kind, given)
+
+
+#: A handler whose answer nobody can foretell.
+DRAW: Final = "draw"
 MODELS: Final[Mapping[str, Model]] = {
     "register": register,
     "counter": counter,
@@ -104,6 +125,8 @@ MODELS: Final[Mapping[str, Model]] = {
     "bank": bank,
     "life": life,
 }
+#: With those that nobody can simulate.
+ALL_MODELS: Final[Mapping[str, Model]] = {**MODELS, DRAW: draw}
 #: The handler that shows all of the state, in every model.
 READ: Final = "read"
 #: `GET /v1/state`, in every model: the state as it is stored.
@@ -113,11 +136,11 @@ STATE: Final = "state"
 def claims_to_write(kind: str, answer: Json) -> bool:
     """Whether an answer, as it stands, is that of a message that is a version of its own."""
     return not (
-        kind in (READ, STATE) or answer is False or (isinstance(answer, dict) and "refused" in answer)
+        kind in (READ, STATE, DRAW) or answer is False or (isinstance(answer, dict) and "refused" in answer)
     )
 
 
-def model_of(entity: str, models: Mapping[str, Model] = MODELS) -> Model:
+def model_of(entity: str, models: Mapping[str, Model] = ALL_MODELS) -> Model:
     """An entity is `model/name`, or `model-language/name`."""
     return models[entity.partition("/")[0].partition("-")[0]]
 
