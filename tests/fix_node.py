@@ -19,7 +19,7 @@ import pytest
 import trio
 from front_door import Answer, Client, get, post
 
-from inversion import app
+from inversion import app, opening
 from inversion.config_file import load
 
 RUNTIMES = Path(__file__).parent.parent / "runtimes"
@@ -87,7 +87,7 @@ def start_node(tmp_path: Path, database_url: str) -> StartNode:
             up.set()
 
         async def run() -> None:
-            await app.serve(config, app.Options(**given), on_started)  # type: ignore[arg-type]
+            await app.serve(config, opening.Options(**given), on_started)  # type: ignore[arg-type]
             ended.set()
 
         async with trio.open_nursery() as nursery:

@@ -35,7 +35,7 @@ DOORS = {
     "watchfiles": r"reload\.lookout",
     "click": r"cli(\..*)?",
     "rich": r"cli(\..*)?",
-    "subprocess": r"processes\..*|embedded.*",
+    "subprocess": r"processes\..*|embedded.*|nodes\.member",
     "asyncio": r"nothing",
     "threading": r"nothing",
 }

@@ -6,9 +6,10 @@ import pytest
 import trio
 
 from fix_command import for_serve
-from inversion import app
+from inversion import opening
 from inversion.cli.door import Door
 from inversion.http.server import CannotListen
+from inversion.opening import StartError
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def read_only(monkeypatch):
     def refuse(path):
         raise CannotListen(errno.EROFS, f"cannot listen on {path}: Read-only file system")
 
-    monkeypatch.setattr(app, "open_unix", refuse)
+    monkeypatch.setattr(opening, "open_unix", refuse)
 
 
 @pytest.mark.usefixtures("read_only")
@@ -37,7 +38,7 @@ async def test_a_node_without_its_socket_is_asked_over_tcp(start_node, counter_t
 
 @pytest.mark.usefixtures("read_only")
 async def test_the_embedded_database_needs_its_folder(start_node, counter_toml):
-    with pytest.RaisesGroup(pytest.RaisesExc(app.StartError, match=r"admin\.sock.*the embedded database")):
+    with pytest.RaisesGroup(pytest.RaisesExc(StartError, match=r"admin\.sock.*the embedded database")):
         async with start_node(counter_toml, database_url=None):
             pytest.fail("it started")
 

@@ -19,6 +19,7 @@ The modules in reading order. A module imports only what stands above it in this
     observe.outlet      one line at a time to a stream, without ever blocking
     observe.logs        the only door to structlog
     observe.metrics     the only door to prometheus
+    observe.merging     the metrics of several nodes as one page
     gate                where a turn parks until a gatherer resumes it
     watch               one epoll for all pipes, exits and sockets; how a walk waits for a file
     transition          THE STRAIGHT LINE: one turn, six steps, one screen
@@ -71,7 +72,15 @@ The modules in reading order. A module imports only what stands above it in this
     reload.reloader     new processes in, old ones drained
     farewell            how a node takes leave of its clients
     garbage             what the collector looks at while a node serves
+    opening             what stands before anything is served: options, doors, database
     app                 the composition root
+    nodes.charge        what the parent of several nodes tells each, and hears of it
+    nodes.handover      connections from hand to hand
+    nodes.asking        one request to one node
+    nodes.member        one node as its parent has it: started again when it ends
+    nodes.front         the admin door of several nodes
+    nodes.parent        it holds the doors and the database, the nodes serve
+    nodes.node          the process of one node among several
     doctor.finding      one thing that was looked at, and what to do about it
     doctor.host         Python, the kernel, files, the folder, ports, the sandbox
     doctor.database     the PostgreSQL there would be, or is
@@ -84,6 +93,7 @@ The modules in reading order. A module imports only what stands above it in this
     cli.migrating       migrate
     cli.banner          what `dev` says when it is up
     cli.serving         dev, serve
+    cli.noding          the node that a parent starts
     cli.examining       doctor
     cli                 the `inversion` command
     pid_one             in a container: an init before the program

@@ -9,7 +9,6 @@ is away at start does not keep the doors shut: functions without state work, cal
 from __future__ import annotations
 
 import contextlib
-import errno
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -22,24 +21,22 @@ import trio
 
 from inversion.calls import Calls
 from inversion.config import Config
-from inversion.embedded import EmbeddedPostgres, EmbeddedUnavailable
+from inversion.embedded import EmbeddedPostgres
 from inversion.errors import Code, Conflict, InversionError, RuntimeBroken, StoreUnavailable
 from inversion.exposition import function_reports, metrics_of
 from inversion.farewell import answer_all
 from inversion.garbage import spared_collector
 from inversion.http.admin import Admin, Sources
 from inversion.http.routes import Ingress
-from inversion.http.server import CannotListen, Listener, Server, open_tcp, open_unix
-from inversion.http.service import Held
+from inversion.http.server import Listener, Server
+from inversion.http.service import Application, Held
 from inversion.mailbox import PostOffice
 from inversion.messages import Hello, Turn
 from inversion.observe import logs
 from inversion.observe.metrics import Counters
+from inversion.opening import Options, listen, open_database, start_error, url_of
 from inversion.processes.supervisor import Supervisor
-from inversion.reload.reloader import Origin, Reloader
-from inversion.state.dialing import ConnectionLost, UnfitServer
-from inversion.state.migrate import SchemaError, migrate
-from inversion.state.postgres import StatementFailed
+from inversion.reload.reloader import Reloader
 from inversion.state.store import PostgresStore
 from inversion.watch import Watch
 
@@ -50,29 +47,7 @@ _DATABASE_PATIENCE_S: Final = 3.0
 #: The banner waits this long for hellos; a function that is slower is shown as such.
 _HELLO_PATIENCE_S: Final = 1.0
 
-#: A root or a folder that is read-only, or somebody else's.
-_NOT_WRITABLE: Final = frozenset((errno.EROFS, errno.EACCES, errno.EPERM))
-
 _log = logs.get_logger("node")
-
-
-class StartError(Exception):
-    """The node cannot start; the message says why and what to do."""
-
-
-@attrs.frozen(slots=True)
-class Options:
-    """What the command line and the environment decide."""
-
-    host: str = "127.0.0.1"
-    port: int = 8080
-    admin_host: str = "127.0.0.1"
-    admin_port: int = 9080
-    database_url: str | None = attrs.field(default=None, repr=False)  #: None: the embedded PostgreSQL
-    dev: bool = False
-    migrate: bool = False
-    admin_token: str | None = attrs.field(default=None, repr=False)
-    reload: Origin | None = None  #: watch this config and its code, and take up what changes
 
 
 @attrs.frozen(slots=True)
@@ -86,6 +61,7 @@ class Started:
     socket_path: Path | None  #: None: its folder cannot be written
     hellos: Mapping[str, Hello | None]  #: what each function said of itself
     drain: Callable[[], None]  #: what the first SIGTERM does
+    nodes: int = 1
 
 
 async def serve(
@@ -100,7 +76,7 @@ async def serve(
                 nursery.cancel_scope.cancel()
             return node.drained
     except BaseExceptionGroup as group:
-        raise _start_error(group) or group from None
+        raise start_error(group) or group from None
 
 
 class _Node:
@@ -129,9 +105,10 @@ class _Node:
 
     async def _serve(self, listeners: Sequence[Listener], on_started: Callable[[Started], None]) -> None:
         await self._nursery.start(self._supervisor.run)
-        conninfo, database = await self._open_database()
+        database = await open_database(self._config, self._options, self._nursery)
+        self._embedded = database.embedded
         self._store = PostgresStore(
-            conninfo,
+            database.conninfo,
             self._config.limits,
             self._watch,
             keys_s=self._config.retention.keys_s,
@@ -151,55 +128,17 @@ class _Node:
             reloader = Reloader(self._config, origin, self._functions, self._supervisor, self._office)
             self._nursery.start_soon(reloader.run, self._reloading)
         with spared_collector():
-            on_started(self._started(listeners, database))
+            on_started(self._started(listeners, database.sentence))
             await self._stopping.wait()
             await self._drain()
 
     def _listen(self, closing: contextlib.ExitStack) -> Sequence[Listener]:
-        """First of all: a port that is taken must not cost an initdb."""
-        options = self._options
-        listeners = []
-        for listen in (
-            partial(open_tcp, options.host, options.port),
-            partial(open_tcp, options.admin_host, options.admin_port, "--admin-port"),
-            self._open_socket,
-        ):
-            if (listener := listen()) is not None:
-                listeners.append(listener)
-                closing.callback(listener.close)
-        return listeners
-
-    def _open_socket(self) -> Listener | None:
-        """For commands on this host. None: the folder cannot be written, so they ask over TCP."""
-        path = self._config.folder / ".inversion" / "admin.sock"
-        try:
-            path.parent.mkdir(mode=0o700, exist_ok=True)
-            return open_unix(path)
-        except OSError as error:
-            if isinstance(error, CannotListen) and error.errno not in _NOT_WRITABLE:
-                raise
-            if self._options.database_url is None:
-                raise StartError(
-                    f"{path.parent} cannot be used ({error.strerror}), and the embedded database lies there: "
-                    "give the folder to this user, move away what is in its place, or give --database-url"
-                ) from None
-            _log.info(
-                "no admin socket: commands on this host ask over TCP", path=str(path), reason=error.strerror
-            )
-            return None
-
-    async def _open_database(self) -> tuple[str, str]:
-        """The conninfo, and a sentence for people."""
-        url = self._options.database_url
-        if url is not None:
-            if self._options.migrate:
-                for name in await migrate(url):
-                    _log.info("migrated", migration=name)
-            return url, logs.mask(url)
-        embedded = self._embedded = EmbeddedPostgres(self._config.folder / ".inversion", log=_log.warning)
-        conninfo: str = await self._nursery.start(embedded.run)
-        await migrate(conninfo)
-        return conninfo, f"embedded, {embedded.place}"
+        given = self._options.doors
+        if given is None:
+            return listen(self._config, self._options, closing)
+        for listener in given:
+            closing.callback(listener.close)
+        return given
 
     async def _open_store(self) -> None:
         opened = trio.Event()
@@ -222,6 +161,13 @@ class _Node:
         metrics = metrics_of(self._counters, self._store, self._office, pools, held, lambda: self._servers)
         sources = Sources(self._not_ready, metrics.text, partial(function_reports, self._supervisor))
         admin = partial(Admin, calls, sources, token=self._options.admin_token, tally=self._tally)
+        ingress = Ingress(
+            calls, read_state=self._options.dev or self._config.http.read_state, tally=self._tally
+        )
+        shares = self._options.doors is not None
+        applications: Sequence[Application] = (ingress, admin(), admin(trusted=True))
+        if shares:  # the parent has the admin port
+            applications = ingress, admin(trusted=True)
         self._servers = [
             Server(
                 application,
@@ -229,16 +175,9 @@ class _Node:
                 body_bytes=limits.body_bytes,
                 connections=limits.connections,
                 held=held,
+                shares=shares,
             )
-            for application in (
-                Ingress(
-                    calls,
-                    read_state=self._options.dev or self._config.http.read_state,
-                    tally=self._tally,
-                ),
-                admin(),
-                admin(trusted=True),
-            )[: len(listeners)]
+            for application in applications[: len(listeners)]
         ]
         self._nursery.start_soon(self._serve_doors, listeners)
 
@@ -326,8 +265,8 @@ class _Node:
     def _started(self, listeners: Sequence[Listener], database: str) -> Started:
         options = self._options
         return Started(
-            url=_url(options.host, listeners[0].port),
-            admin_url=_url(options.admin_host, listeners[1].port),
+            url=url_of(options.host, listeners[0].port),
+            admin_url=url_of(options.admin_host, listeners[1].port),  # of a parent's, it says that itself
             database=database,
             functions=self._supervisor.reports(),
             socket_path=next((each.path for each in listeners if each.path is not None), None),
@@ -339,30 +278,3 @@ class _Node:
 async def _call_after(seconds: float, call: Callable[[], None]) -> None:
     await trio.sleep(seconds)
     call()
-
-
-def _url(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-#: What may go wrong at start and is no bug: the message says what to do.
-_START_FAILURES: Final = (
-    StartError,
-    CannotListen,
-    EmbeddedUnavailable,
-    SchemaError,
-    UnfitServer,
-    ConnectionLost,
-    StatementFailed,
-)
-
-
-def _start_error(group: BaseExceptionGroup[BaseException]) -> StartError | None:
-    """The one failure in a nursery's group that a person can act on, if that is what it is."""
-    found, rest = group.split(_START_FAILURES)
-    if found is None or rest is not None:
-        return None
-    error: BaseException = found
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return StartError(logs.mask(str(error)))

@@ -6,12 +6,14 @@ which also minds the signals: the first drains, the second ends it at once.
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import attrs
 import click
 
 from inversion import open_files, privacy
@@ -21,7 +23,8 @@ from inversion.config import Config, Mode
 from inversion.config_file import FILE_NAME, ConfigError, load
 
 if TYPE_CHECKING:
-    from inversion.app import Options, Started
+    from inversion.app import Started
+    from inversion.opening import Options
     from inversion.reload.reloader import Origin
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
@@ -29,6 +32,8 @@ FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 #: What a shell reports of a program that ended by SIGINT.
 _EXIT_INTERRUPTED = 130
 _PORT = click.IntRange(0, 65_535)
+#: More than any host has cores; each holds memory and database connections of its own.
+_MOST_NODES = 256
 
 
 def _serving_options(command: FunctionT) -> FunctionT:
@@ -71,22 +76,16 @@ def _serving_options(command: FunctionT) -> FunctionT:
         click.option(
             "--nodes",
             envvar="INVERSION_NODES",
-            type=int,
+            type=click.IntRange(1, _MOST_NODES),
             default=1,
-            callback=_one_node,
-            help="Only 1 for now.",
+            show_default=True,
+            help="So many nodes serve the port, each a process of its own; for hosts with more cores.",
         ),
         click.option("--migrate", is_flag=True, help="Apply the migrations that are missing, then start."),
     ]
     for option in reversed(options):
         command = option(command)
     return command
-
-
-def _one_node(_context: click.Context, _parameter: click.Parameter, nodes: int) -> int:
-    if nodes != 1:
-        raise click.BadParameter("more than one node on a host comes with a later release; start it with 1")
-    return nodes
 
 
 @click.command()
@@ -98,9 +97,7 @@ def _one_node(_context: click.Context, _parameter: click.Parameter, nodes: int) 
     help="How to run one FILE; guessed from its text.",
 )
 @json_option
-def dev(
-    path: Path | None, config_path: Path | None, mode: str | None, as_json: bool, nodes: int, **flags: Any
-) -> None:
+def dev(path: Path | None, config_path: Path | None, mode: str | None, as_json: bool, **flags: Any) -> None:
     """Everything on a laptop: an embedded PostgreSQL, migrations, hot reload, readable logs.
 
     PATH is a folder with inversion.toml (default: this one), or one file that can be run: dev ./counter.py.
@@ -108,21 +105,18 @@ def dev(
     """
     if path is not None and config_path is not None:
         raise click.UsageError("give PATH or --config, not both")
-    from inversion.reload.reloader import Origin
-
     path = path or config_path or Path()
-    read = partial(_configured, path, None if mode is None else Mode(mode))
+    how = None if mode is None else Mode(mode)
     try:
-        config, note = read()
+        config, note = configured(path, how)
     except ConfigError as error:
         fail(str(error), EXIT_USAGE)
-    origin = Origin((path / FILE_NAME if path.is_dir() else path).absolute(), lambda: read()[0])
-    _run(config, dev=True, as_json=as_json, note=note, reload=origin, **flags)
+    _run(config, source=(path, how), as_json=as_json, note=note, **flags)
 
 
 @click.command()
 @_serving_options
-def serve(config_path: Path | None, nodes: int, **flags: Any) -> None:
+def serve(config_path: Path | None, **flags: Any) -> None:
     """Production: JSON logs on standard output; needs a database URL and a migrated schema.
 
     The first SIGTERM or SIGINT drains: what was accepted is answered. The second ends it at once.
@@ -133,10 +127,18 @@ def serve(config_path: Path | None, nodes: int, **flags: Any) -> None:
         config = load(config_path or Path())
     except ConfigError as error:
         fail(str(error), EXIT_USAGE)
-    _run(config, dev=False, as_json=True, note=None, **flags)
+    _run(config, source=None, as_json=True, note=None, **flags)
 
 
-def _configured(path: Path, mode: Mode | None) -> tuple[Config, str | None]:
+def origin_of(path: Path, mode: Mode | None) -> Origin:
+    """What `dev` watches, and how it reads that again."""
+    from inversion.reload.reloader import Origin
+
+    file = path / FILE_NAME if path.is_dir() else path
+    return Origin(file.absolute(), lambda: configured(path, mode)[0])
+
+
+def configured(path: Path, mode: Mode | None) -> tuple[Config, str | None]:
     """The config of a folder, an inversion.toml or one file, and what was guessed. Raises ConfigError."""
     if path.is_dir() or path.suffix == ".toml":
         if mode is not None:
@@ -151,21 +153,46 @@ def _configured(path: Path, mode: Mode | None) -> tuple[Config, str | None]:
 def _run(
     config: Config,
     *,
-    dev: bool,
+    source: tuple[Path, Mode | None] | None,
     as_json: bool,
     note: str | None,
-    reload: Origin | None = None,
+    nodes: int,
     **flags: Any,
 ) -> None:
-    import trio
-
+    """`source`: for `dev`, where the config came from."""
     from inversion import app
     from inversion.observe import logs
+    from inversion.opening import Options
 
-    if as_json:
-        logs.configure(logs.Style.JSON, sys.stdout)
+    dev = source is not None
+    style = logs.Style.JSON if as_json else logs.Style.READABLE
+    logs.configure(style, sys.stdout if as_json else sys.stderr)
+    get_ready(config, dev=dev)
+    options = Options(dev=dev, admin_token=admin_token(), **flags)
+    on_started = partial(_log_started, options) if as_json else partial(_show_started, config, note)
+    if nodes == 1:
+        reload = None if source is None else origin_of(*source)
+        end_as(app.serve, config, attrs.evolve(options, reload=reload), on_started)
     else:
-        logs.configure(logs.Style.READABLE, sys.stderr)
+        from inversion.nodes import parent
+        from inversion.nodes.charge import Charge, Source
+
+        charge = Charge(
+            config=config,
+            options=options,
+            source=None if source is None else Source(*source),
+            listening=(),
+            environ=dict(os.environ),
+            style=style,
+            colour=logs.is_coloured(),
+        )
+        end_as(parent.serve, charge, nodes, on_started)
+
+
+def get_ready(config: Config, *, dev: bool) -> None:
+    """What a process that serves does to itself."""
+    from inversion.observe import logs
+
     if not dev:  # on a laptop there is no secret, but perhaps a debugger
         privacy.keep_memory_private()
     files = open_files.raise_limit()
@@ -177,11 +204,23 @@ def _run(
             allowed=files,
             connections=config.limits.connections,
         )
-    options = app.Options(dev=dev, reload=reload, admin_token=admin_token(), **flags)
-    on_started = partial(_log_started, options) if as_json else partial(_show_started, config, note)
+
+
+def end_as(serve: Callable[..., Awaitable[bool]], *arguments: object, told: bool = False) -> None:
+    """Serve to the end, and end the command with the status that tells how it was.
+
+    `told`: why it cannot start is known already to whoever started it.
+    """
+    import trio
+
+    from inversion.observe import logs
+    from inversion.opening import StartError
+
     try:
-        drained = trio.run(app.serve, config, options, on_started)
-    except app.StartError as error:
+        drained = trio.run(serve, *arguments)
+    except StartError as error:
+        if told:
+            raise SystemExit(EXIT_ABSENT) from None
         fail(str(error), EXIT_ABSENT)
     except KeyboardInterrupt:
         raise SystemExit(_EXIT_INTERRUPTED) from None
@@ -198,6 +237,8 @@ def _show_started(config: Config, note: str | None, started: Started) -> None:
     click.echo(f"\ninversion is up   {click.style(started.url, bold=True)}")
     socket = "" if started.socket_path is None else f"  and  {started.socket_path}"
     click.echo(f"admin             {started.admin_url}{socket}")
+    if started.nodes > 1:
+        click.echo(f"nodes             {started.nodes}")
     click.echo(f"database          {started.database}\n")
     write_table(started.functions)
     if note is not None:
@@ -217,7 +258,12 @@ def _log_started(options: Options, started: Started) -> None:
 
     log = logs.get_logger("cli")
     log.info(
-        "started", url=started.url, admin_url=started.admin_url, database=started.database, dev=options.dev
+        "started",
+        url=started.url,
+        admin_url=started.admin_url,
+        database=started.database,
+        dev=options.dev,
+        nodes=started.nodes,
     )
     for name, ok, sentence in started.functions:
         tell = log.info if ok else log.warning

@@ -51,50 +51,21 @@ class Sources:
     functions: Callable[[], Sequence[FunctionReport]]
 
 
-class Admin:
-    """The application behind port 9080 (`trusted` False) and the unix socket (`trusted` True)."""
+class Doorkeeper:
+    """Who may ask what at the admin door: on TCP (`trusted` False), or on the unix socket."""
 
-    def __init__(
-        self,
-        calls: Calls,
-        sources: Sources,
-        *,
-        token: str | None,
-        trusted: bool = False,
-        hosts: Collection[str] = (),
-        tally: Callable[[Code], None] = lambda code: None,
-    ) -> None:
-        self._ingress = Ingress(calls, read_state=True, tally=tally)
-        self._sources = sources
+    def __init__(self, token: str | None, *, trusted: bool, hosts: Collection[str] = ()) -> None:
         self._token_hash = sha256(token.encode()).digest() if token else None
         self._trusted = trusted
         self._hosts = frozenset(host.lower() for host in hosts) | {"localhost"}
 
-    async def answer(self, request: HttpRequest) -> HttpResponse:
-        """One request, one answer; every failure is an InversionError."""
+    def check(self, request: HttpRequest) -> None:
+        """Raises RequestRefused."""
         if not self._trusted:
             self._check_host(request)
         self._check_origin(request)
         if not self._trusted and request.path not in _OPEN_PATHS:
             self._check_token(request)
-        match request.path:
-            case b"/livez":
-                return _answer(request, 200, {"live": True})
-            case b"/readyz":
-                reasons = list(self._sources.not_ready())
-                return _answer(request, 503 if reasons else 200, {"ready": not reasons, "reasons": reasons})
-            case b"/metrics":
-                _only_get(request)
-                return HttpResponse(200, _fields(METRICS_TYPE.encode("ascii"), 200), self._sources.metrics())
-            case b"/v1/functions":
-                reports = [_described(report) for report in self._sources.functions()]
-                return _answer(request, 200, {"functions": reports})
-            case _:
-                return await self._ingress.answer(request)
-
-    def refuse(self, error: InversionError) -> HttpResponse:
-        """An error that no call produced."""
-        return self._ingress.refuse(error)
 
     def _check_host(self, request: HttpRequest) -> None:
         host = _without_port(request.fields.get(b"host", b"").decode("latin-1"))
@@ -122,6 +93,60 @@ class Admin:
             raise RequestRefused(
                 Code.UNAUTHENTICATED, "this needs the admin token: Authorization: Bearer ..."
             )
+
+
+class Admin:
+    """The application behind port 9080 (`trusted` False) and the unix socket (`trusted` True)."""
+
+    def __init__(
+        self,
+        calls: Calls,
+        sources: Sources,
+        *,
+        token: str | None,
+        trusted: bool = False,
+        hosts: Collection[str] = (),
+        tally: Callable[[Code], None] = lambda code: None,
+    ) -> None:
+        self._ingress = Ingress(calls, read_state=True, tally=tally)
+        self._sources = sources
+        self._keeper = Doorkeeper(token, trusted=trusted, hosts=hosts)
+
+    async def answer(self, request: HttpRequest) -> HttpResponse:
+        """One request, one answer; every failure is an InversionError."""
+        self._keeper.check(request)
+        match request.path:
+            case b"/livez":
+                return answer_live(request)
+            case b"/readyz":
+                return answer_ready(request, self._sources.not_ready())
+            case b"/metrics":
+                return answer_metrics(request, self._sources.metrics())
+            case b"/v1/functions":
+                reports = [_described(report) for report in self._sources.functions()]
+                return _answer(request, 200, {"functions": reports})
+            case _:
+                return await self._ingress.answer(request)
+
+    def refuse(self, error: InversionError) -> HttpResponse:
+        """An error that no call produced."""
+        return self._ingress.refuse(error)
+
+
+def answer_live(request: HttpRequest) -> HttpResponse:
+    """The process is there."""
+    return _answer(request, 200, {"live": True})
+
+
+def answer_ready(request: HttpRequest, reasons: Sequence[str]) -> HttpResponse:
+    """Ready, unless there are reasons not to be."""
+    return _answer(request, 503 if reasons else 200, {"ready": not reasons, "reasons": list(reasons)})
+
+
+def answer_metrics(request: HttpRequest, text: bytes) -> HttpResponse:
+    """For Prometheus."""
+    _only_get(request)
+    return HttpResponse(200, _fields(METRICS_TYPE.encode("ascii"), 200), text)
 
 
 def _without_port(host: str) -> str:

@@ -18,7 +18,7 @@ from email.utils import formatdate
 from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import Final
+from typing import Final, Protocol
 
 import attrs
 import trio
@@ -39,6 +39,8 @@ _BACKLOG: Final = 1_024
 _USER_TIMEOUT_MS: Final = 30_000
 #: Taken in one go before other tasks run.
 _ACCEPTS_PER_PASS: Final = 64
+#: Where several nodes accept from one socket: the next one is for whoever has time for it.
+_SHARED_ACCEPTS_PER_PASS: Final = 1
 #: After EMFILE: some descriptor may be free by then, and the loop is not kept busy failing.
 _ACCEPT_PAUSE_S: Final = 0.1
 _OUT_OF_RESOURCES: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
@@ -57,11 +59,21 @@ class CannotListen(OSError):
         return self.strerror or ""  # the number says nothing to people
 
 
+class Accepting(Protocol):
+    """A listening socket, or what gives connections in its place."""
+
+    def accept(self) -> tuple[socket.socket, object]: ...
+
+    def fileno(self) -> int: ...
+
+    def close(self) -> None: ...
+
+
 @attrs.frozen(slots=True, eq=False)
 class Listener:
     """Sockets that listen as one: several when a name has several addresses."""
 
-    sockets: Sequence[socket.socket]
+    sockets: Sequence[Accepting]
     path: Path | None = None  #: of a unix socket
     inode: int = 0  #: of its file
     port: int = 0  #: what was really bound: for port 0 the kernel chose it
@@ -168,9 +180,11 @@ class Server:
         connections: int,
         deadlines: Deadlines | None = None,
         held: Held | None = None,
+        shares: bool = False,
     ) -> None:
-        """`held` is shared by the servers of a node."""
+        """`held` is shared by the servers of a node. `shares`: other nodes accept from the same socket."""
         self._most = connections
+        self._most_accepts = _SHARED_ACCEPTS_PER_PASS if shares else _ACCEPTS_PER_PASS
         self._service = Service(application, watch, body_bytes, deadlines or Deadlines(), held or Held())
         self._connections: set[Connection] = set()
         self._gone = trio.Event()  #: the last connection has ended
@@ -225,15 +239,15 @@ class Server:
         self._service.draining = True
         self._accepting.cancel()
 
-    async def _accept(self, listening: socket.socket) -> None:
+    async def _accept(self, listening: Accepting) -> None:
         while True:
             await trio.lowlevel.wait_readable(listening)
             if not self._accept_waiting(listening):
                 await trio.sleep(_ACCEPT_PAUSE_S)
 
-    def _accept_waiting(self, listening: socket.socket) -> bool:
+    def _accept_waiting(self, listening: Accepting) -> bool:
         """Take those who have come, not too many in one go. False: something to take them with is short."""
-        for _ in range(_ACCEPTS_PER_PASS):
+        for _ in range(self._most_accepts):
             try:
                 sock, _address = listening.accept()
             except BlockingIOError:

@@ -93,13 +93,28 @@ def configure(
     *,
     level: Level = Level.INFO,
     colour: bool | None = None,
+    node: int | None = None,
 ) -> None:
-    """Decide for every logger, old and new. `colour` None: only on a terminal without NO_COLOR."""
+    """Decide for every logger, old and new. `colour` None: only on a terminal without NO_COLOR.
+
+    `node` stands in every line.
+    """
     stream = sys.stderr if stream is None else stream
     _sink.style = style
     _sink.level = level
     _sink.colour = _is_terminal(stream) if colour is None else colour
     _sink.outlet = Outlet(stream, _sink.dropped_line)
+    _sink.always = {} if node is None else {"node": node}
+
+
+def is_coloured() -> bool:
+    """What `configure` has come to."""
+    return _sink.colour
+
+
+def relay(line: str) -> None:
+    """A line of another process of ours, as it is."""
+    _sink.outlet.write(line)
 
 
 def flush() -> None:
@@ -153,6 +168,7 @@ class _Sink:
         self.style = Style.READABLE
         self.level = Level.INFO
         self.colour = False
+        self.always: Mapping[str, object] = {}
         self.outlet = Outlet(sys.stderr, self.dropped_line)
 
     def process(self, _: object, method: str, event: MutableMapping[str, object]) -> str:
@@ -169,6 +185,8 @@ class _Sink:
 
     def line(self, level: str, fields: dict[str, object]) -> str:
         now = datetime.now(UTC)
+        if self.always:
+            fields = {**fields, **self.always}
         if self.style is Style.JSON:
             time = now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
             event = {name: _in_json(value) for name, value in fields.items()}
