@@ -37,6 +37,7 @@ class Wanted:
     key: str | None
     if_match: int | None
     timeout_ms: int = TIMEOUT_MS
+    refused: bool = False  #: its key was answered before, to something else
 
 
 @attrs.define(eq=False)
@@ -109,11 +110,11 @@ class Asking:
         self._numbers += 1
         token = f"{wanted.key}.{self._numbers}"
         if wanted.kind == DRAW:
-            return attrs.evolve(wanted, input=token)
+            return attrs.evolve(wanted, input=token, refused=True)
         kind, given = wanted.kind, wanted.input
         while kind in (READ, STATE) or (kind, given) == (wanted.kind, wanted.input):
             kind, given = self._message(wanted.slot, token)
-        return attrs.evolve(wanted, kind=kind, input=given)
+        return attrs.evolve(wanted, kind=kind, input=given, refused=True)
 
     def _message(self, slot: Slot, token: str) -> tuple[str, Json]:
         dice = self._dice

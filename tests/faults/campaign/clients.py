@@ -35,6 +35,8 @@ TAKEN_AGAIN: Final = 0.03  #: of the keys that were answered, for another messag
 MOST_TRIES: Final = 40
 #: Answers of ours that were computed from a state, as a function's refusals are.
 COMPUTED: Final = ("version_mismatch", "no_state")
+#: Nobody asks so here: a workload that is refused at the door proves nothing.
+WRONGLY_ASKED: Final = (400, 404, 405, 413, 415)
 
 
 @attrs.define
@@ -216,6 +218,8 @@ class CallingClient:
         self._tally.codes[code] += 1
         if body["source"] == "function" or code in COMPUTED:
             return Outcome.NOT_APPLIED, refused(code), version
+        if answer.status in WRONGLY_ASKED or (code == "key_reused" and not wanted.refused):
+            self._tally.strange.append(f"{wanted.kind} of {wanted.entity}: {answer.body!r}")
         outcome = Outcome(body["outcome"])
         if outcome is Outcome.APPLIED:
             self._tally.strange.append(f"applied, and no answer: {answer.body!r}")
