@@ -12,7 +12,7 @@ import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import psycopg
@@ -23,6 +23,7 @@ from psycopg.conninfo import make_conninfo
 from fix_command import RunningCommand, StartCommand, for_serve
 from fix_node import PYTHON, RUNTIMES
 from fix_postgres import START_TIMEOUT_S, Cluster, new_cluster_folder
+from inversion.embedded import server as embedded_server
 
 JOURNAL_PROGRAM = Path(__file__).parent / "faults" / "journal.py"
 JOURNAL = "".join(
@@ -121,6 +122,30 @@ def own_server(short_folder: Path, initialized_folder: Path) -> Iterator[Server]
     yield server
     server.stop()
     shutil.rmtree(server.folder)
+
+
+ListeningServer = Callable[[str], AbstractContextManager[Server]]
+
+
+@pytest.fixture
+def listening_server(
+    short_folder: Path, initialized_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> ListeningServer:
+    """`listening_server(address)`: a server that listens there too, to everybody."""
+
+    @contextmanager
+    def start(address: str) -> Iterator[Server]:
+        settings = [each for each in embedded_server.SETTINGS if not each.startswith("listen_addresses")]
+        monkeypatch.setattr(embedded_server, "SETTINGS", (*settings, f"listen_addresses={address}"))
+        server = Server(new_cluster_folder(short_folder, initialized_folder))
+        hba = server.cluster.data / "pg_hba.conf"
+        hba.write_text(hba.read_text() + "\nhost all all 0.0.0.0/0 trust\n")
+        server.ask("SELECT pg_reload_conf()")
+        yield server
+        server.stop()
+        shutil.rmtree(server.folder)
+
+    return start
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ class Entry:
 
     key: str
     token: str
+    url: str = ""  #: of the node that was asked, where there are several
     sent_s: float = 0.0  #: from this moment it was on its way
     answered_s: float = 0.0
     answer: Answer | None = None
@@ -104,6 +105,7 @@ class Ledger:
                     if stop.is_set():
                         return
                     entry = self.open_entry(key)
+                    entry.url = url
                     entry.key = f"{key}-{entry.token}" if fresh else key
                     entry.keyed = keyed
                 else:
@@ -163,6 +165,23 @@ class Ledger:
     def unanswered(self) -> list[Entry]:
         """Those that are on their way just now."""
         return [entry for entry in self.entries if entry.sent_s > entry.answered_s]
+
+    def good(self, url: str, since_s: float) -> list[Entry]:
+        """The calls of one node that were sent after a moment and succeeded."""
+        return [e for e in self.entries if e.url == url and e.sent_s > since_s and e.code == "ok"]
+
+    def check_order(self) -> None:
+        """No version was answered before a lower one had been asked for."""
+        versions: dict[str, list[tuple[int, Entry]]] = {}
+        for entry in self.entries:
+            if entry.code == "ok" and entry.answer is not None:
+                version = int(entry.answer.fields["etag"].strip('"'))
+                versions.setdefault(entry.key, []).append((version, entry))
+        for found in versions.values():
+            first_s = float("inf")
+            for version, entry in sorted(found, key=lambda one: -one[0]):
+                assert entry.sent_s < first_s, f"version {version} was overtaken in real time: {entry}"
+                first_s = min(first_s, entry.answered_s)
 
     def check(self, database_url: str) -> None:
         """Compare with the rows. Call it when every client has ended."""

@@ -8,10 +8,8 @@ keepalive probes, whose pace we ask for (dialing.Settings).
 from __future__ import annotations
 
 import random
-import shutil
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import trio
@@ -22,9 +20,8 @@ from wire_proxy import Trick, WireProxy, wire_proxy
 from fix_command import for_serve
 from fix_matrix import Row
 from fix_node import StartNode
-from fix_outage import JOURNAL, Server, ask
-from fix_postgres import new_cluster_folder, run_apart
-from inversion.embedded import server as embedded_server
+from fix_outage import JOURNAL, ListeningServer, Server, ask
+from fix_postgres import run_apart
 from inversion.state.migrate import migrate
 
 #: The probes find it out within 8 s, as the docs say; then the resolver has several to go through.
@@ -48,23 +45,13 @@ def may_close_silently() -> bool:
 
 
 @pytest.fixture
-def tcp_server(
-    short_folder: Path, initialized_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[tuple[Server, str]]:
+def tcp_server(listening_server: ListeningServer) -> Iterator[tuple[Server, str]]:
     """A server that listens on an address of its own, and its conninfo."""
     if not may_close_silently():
         pytest.skip("needs CAP_NET_ADMIN to end a TCP connection without a word")
     address = f"127.{random.randrange(1, 255)}.{random.randrange(256)}.{random.randrange(1, 255)}"
-    settings = [each for each in embedded_server.SETTINGS if not each.startswith("listen_addresses")]
-    monkeypatch.setattr(embedded_server, "SETTINGS", (*settings, f"listen_addresses={address}"))
-    folder = new_cluster_folder(short_folder, initialized_folder)
-    server = Server(folder)
-    hba = server.cluster.data / "pg_hba.conf"
-    hba.write_text(hba.read_text() + "\nhost all all 127.0.0.0/8 trust\n")
-    server.ask("SELECT pg_reload_conf()")
-    yield server, make_conninfo(server.url, host=address)
-    server.stop()
-    shutil.rmtree(folder)
+    with listening_server(address) as server:
+        yield server, make_conninfo(server.url, host=address)
 
 
 @pytest.mark.fault(
