@@ -20,12 +20,12 @@ import attrs
 import trio
 
 from inversion.calls import Calls
-from inversion.config import Config
+from inversion.config import Config, Mode
 from inversion.embedded import EmbeddedPostgres
 from inversion.errors import Code, Conflict, InversionError, RuntimeBroken, StoreUnavailable
 from inversion.exposition import function_reports, metrics_of
 from inversion.farewell import answer_all
-from inversion.garbage import spared_collector
+from inversion.garbage import Tidying, spared_collector
 from inversion.http.admin import Admin, Sources
 from inversion.http.routes import Ingress
 from inversion.http.server import Listener, Server
@@ -192,6 +192,7 @@ class _Node:
 
     async def _sweep(self) -> None:
         """Time passes: function timeouts first, so that a caller learns what hung, then deadlines."""
+        tidying = Tidying(self._endings)
         while True:
             await trio.sleep(SWEEP_INTERVAL_S)
             now_s = perf_counter()
@@ -199,6 +200,13 @@ class _Node:
             self._office.sweep(now_s)
             self._store.sweep(now_s)
             logs.sweep()
+            tidying.sweep(now_s)
+
+    def _endings(self) -> int:
+        """Processes that serve many calls and were replaced or ended, and connections that broke, so far."""
+        counted = self._counters.functions
+        lasting = [name for name, function in self._functions.items() if function.mode is Mode.LINES]
+        return self._counters.database_losses + sum(counted[name].starts for name in lasting)
 
     async def _heed_signals(self) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
