@@ -20,7 +20,7 @@ pytest.register_assert_rewrite(*pytest_plugins)  # before one imports another
 os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin"
 
 #: Folders whose tests take their time: pauses, real nodes, thousands of histories.
-SLOW_FOLDERS = {"faults", "simulation", "reload", "image"}
+SLOW_FOLDERS = {"faults", "campaign", "history", "simulation", "reload", "image"}
 DATABASE_FIXTURES = {"server_url", "initialized_folder", "postgres_server"}
 
 

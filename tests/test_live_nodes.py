@@ -43,7 +43,7 @@ serve()
 #: Several interpreters start in each test, on a machine that may be busy with others.
 PATIENCE_S = 60
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.slow]
 
 
 @pytest.fixture

@@ -39,6 +39,7 @@ from inversion.watch import READABLE, WRITABLE, Watch
 #: What functions give way by, while the machine is short of processors: the node and PostgreSQL then get
 #: three times the share of a function that spins.
 NICE: Final = 5
+MOST_NICE: Final = 19  #: Linux knows no more
 #: When memory is short the kernel takes functions first, and neither the node nor PostgreSQL.
 OOM_SCORE_ADJ: Final = 500
 #: Reports taken in one round of the loop: others wait.
@@ -189,7 +190,7 @@ class Spawner:
                 marshal.dumps(
                     {
                         "mark": self._mark,
-                        "nice": NICE,
+                        "nice": min(os.nice(0) + NICE, MOST_NICE),
                         "oom_score_adj": OOM_SCORE_ADJ,
                         "basic": self.confinement.basic,
                         "uid": self.confinement.uid,
