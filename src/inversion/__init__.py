@@ -38,6 +38,7 @@ The modules in reading order. A module imports only what stands above it in this
     state.loader        gathers loads, checks and reads
     state.sweeper       forgets what nobody may ask for any more
     state.store         loads and commits in batches
+    processes.child_exit  waits for a child that no spawner started: PostgreSQL, another node
     processes.log_lines what a child prints that is no frame
     processes.noise     what that may cost the loop
     processes.confine   what a spawner does to itself

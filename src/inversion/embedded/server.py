@@ -15,7 +15,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -24,6 +23,7 @@ import trio
 from inversion.embedded.binaries import Binaries, EmbeddedUnavailable, find_binaries
 from inversion.embedded.leftovers import POLL_S, end_leftovers, pid_file_text
 from inversion.embedded.place import STATE_FOLDER, SUPERUSER, Account, Place, settle
+from inversion.processes.child_exit import exited
 
 SLOW_START_S = 10.0  #: crash recovery may take minutes; a sentence in the log every so often
 RESTART_MIN_S, RESTART_MAX_S = 0.1, 1.0  #: a full disk that has space again is to be noticed soon
@@ -102,7 +102,7 @@ class EmbeddedPostgres:
                     if not announced:
                         announced = True
                         task_status.started(place.conninfo)
-                    await _exited(process)
+                    await exited(process)
             finally:
                 self.pid = None
                 with trio.CancelScope(shield=True):
@@ -141,26 +141,13 @@ def _start(place: Place) -> subprocess.Popen[bytes]:
     return place.spawn("postgres", arguments, "QUIT")
 
 
-async def _exited(process: subprocess.Popen[bytes]) -> None:
-    """Wait for a child's end and reap it, without a thread."""
-    if sys.platform == "linux" and process.poll() is None:
-        pidfd = os.pidfd_open(process.pid)
-        try:
-            await trio.lowlevel.wait_readable(pidfd)
-        finally:
-            os.close(pidfd)
-        process.wait()
-    while process.poll() is None:  # noqa: ASYNC110 (macOS: a foreign process sets no Event)
-        await trio.sleep(POLL_S)
-
-
 async def _stop(process: subprocess.Popen[bytes], farewell: Sequence[tuple[signal.Signals, float]]) -> None:
     for number, patience_s in farewell:
         if process.poll() is not None:
             return
         process.send_signal(number)
         with trio.move_on_after(patience_s):
-            await _exited(process)
+            await exited(process)
 
 
 async def _create_cluster(place: Place) -> None:
@@ -182,7 +169,7 @@ async def _create_cluster(place: Place) -> None:
     ]
     process = place.spawn("initdb", arguments, "KILL")
     try:
-        await _exited(process)
+        await exited(process)
     finally:
         if process.poll() is None:
             process.kill()

@@ -27,6 +27,7 @@ from inversion.nodes.asking import ask
 from inversion.nodes.charge import Charge, Word, packed, word_of
 from inversion.nodes.handover import hand_over
 from inversion.observe import logs
+from inversion.processes.child_exit import exited
 from inversion.protocol.breaker import Breaker
 
 #: What an interpreter needs until it has read its charge; /proc shows it to every process of the account.
@@ -38,7 +39,6 @@ _READ_BYTES: Final = 1 << 16
 _MOST_LINE_BYTES: Final = 1 << 20
 #: The last words of a node that has ended: something that it started may keep the pipe open.
 _LAST_WORDS_S: Final = 0.5
-_POLL_S: Final = 0.05
 
 _log = logs.get_logger("nodes")
 
@@ -182,19 +182,6 @@ class Member:
                         _log.error("a node cannot start", node=self.number, reason=word.failure)
                     self.word.set()
         done.set()
-
-
-async def exited(process: subprocess.Popen[bytes]) -> None:
-    """Wait for a child's end, without a thread."""
-    if sys.platform == "linux" and process.poll() is None:
-        pidfd = os.pidfd_open(process.pid)
-        try:
-            await trio.lowlevel.wait_readable(pidfd)
-        finally:
-            os.close(pidfd)
-        process.wait()
-    while process.poll() is None:  # noqa: ASYNC110 (macOS: a foreign process sets no Event)
-        await trio.sleep(_POLL_S)
 
 
 async def _relay(log: trio.abc.ReceiveStream, done: trio.Event) -> None:

@@ -113,8 +113,8 @@ def is_coloured() -> bool:
 
 
 def relay(line: str) -> None:
-    """A line of another process of ours, as it is."""
-    _sink.outlet.write(line)
+    """A line of another process of ours, as it is: one of its functions may be flooding."""
+    _sink.outlet.write(line, may_wait=True)
 
 
 def flush() -> None:
