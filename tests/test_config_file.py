@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from inversion import config_values as values
-from inversion.config import Channel, Config, Correlate, HelloRule, Mode, Processes, Sandbox, Walls
+from inversion.config import Channel, Config, Correlate, HelloRule, Mode, Processes, Retry, Sandbox, Walls
 from inversion.config_file import ConfigError, load
 
 
@@ -58,6 +58,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         strict = true
         rerun = 0
         sandbox = "none"
+        retry = { attempts = 3, max_age = "1h", pause = "50ms", longest_pause = "1m" }
         [functions.cart.env]
         LOG = "info"
         [functions.sum]
@@ -88,6 +89,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     assert (cart.state, cart.strict, cart.rerun) == (False, True, 0)
     assert (cart.hello, cart.channel, cart.correlate) == (HelloRule.REQUIRED, Channel.FD3, Correlate.ORDER)
     assert cart.sandbox is Sandbox.NONE
+    assert cart.retry == Retry(3, 3_600.0, 0.05, 60.0)
     assert cart.env == {"LOG": "info"}
     assert (checksum.mode, checksum.output) == (Mode.EXEC, "text/plain; charset=utf-8")
     assert checksum.exit == {1: 422, 2: 404}
@@ -188,6 +190,7 @@ def test_a_bad_function_name_is_refused(tmp_path: Path, name: str) -> None:
         ('output = "json"', 'output belongs to mode = "exec"'),
         ('mode = "exec"\nhello = "none"', 'hello belongs to mode = "lines" and this is "exec"'),
         ('mode = "exec"\nprocesses = { min = 1 }', 'processes.min belongs to mode = "lines"'),
+        ('retry = { pause = "1h" }', "retry: pause is longer than longest_pause"),
         ('sandbox = "none"\nlimits = { files = 99 }', 'limits belongs to sandbox = "basic"'),
         ('mode = "exec"\noutput = "plain"', 'must be "json" or a media type'),
         ('mode = "exec"\nexit = { 1 = 500 }', "500 is not a status from 400 to 499"),
@@ -221,7 +224,6 @@ def test_a_bad_command_is_a_sentence(tmp_path: Path, command: str, sentence: str
     [
         ('mode = "cgi"', 'mode = "cgi"'),
         ('sandbox = "strict"', 'sandbox = "strict"'),
-        ("retry = { attempts = 3 }", "functions.cart.retry"),
         ('[functions.cart.cron]\ndaily = "0 0 * * *"', "functions.cart.cron"),
         ('[retention]\noutputs = "24h"', "retention.outputs"),
     ],

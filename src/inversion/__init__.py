@@ -15,6 +15,7 @@ The modules in reading order. A module imports only what stands above it in this
     protocol.conversation  the life of one runtime as a table
     protocol.roster     the pool as a pure planner
     protocol.breaker    when a function's next process may start after others died
+    protocol.retrying   (policy, failures, age) -> try again | give up: messages and outgoing requests
     protocol.verdict    (error, request, time left) -> run again | give up
     observe.outlet      one line at a time to a stream, without ever blocking
     observe.logs        the only door to structlog

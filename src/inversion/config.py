@@ -51,10 +51,12 @@ class Processes:
 
 @attrs.frozen(slots=True)
 class Retry:
-    """Of messages between entities."""
+    """Of messages and outgoing requests that failed (protocol/retrying.py)."""
 
-    attempts: int = 10
+    attempts: int = 10  #: with these pauses over some four minutes: longer than a deploy of what it waits for
     max_age_s: float = 86_400.0
+    pause_s: float = 1.0  #: the first is drawn from zero to this; doubled after each failure, ...
+    longest_pause_s: float = 600.0  #: ... to this: what is well again is found so within minutes
 
 
 @attrs.frozen(slots=True)

@@ -30,6 +30,7 @@ from inversion.config import (
     Processes,
     Queues,
     Retention,
+    Retry,
     Sandbox,
     Walls,
 )
@@ -42,7 +43,7 @@ _EXEC_ONLY: Final = ("output", "exit")
 
 #: What interface.md promises and nothing honours yet.
 _LATER_RETENTIONS: Final = ("outputs", "tombstones")
-_LATER_KEYS: Final = {"retry": "retry (of messages)", "cron": "cron"}
+_LATER_KEYS: Final = {"cron": "cron"}
 
 #: Places of values that do not come from the function's own table; no TOML key of a user reaches them.
 _NAME_SLOT: Final = "\0name"
@@ -141,6 +142,8 @@ def _contradictions(function: Function, table: Mapping[str, object]) -> list[str
             faults.append(f'{key} belongs to mode = "{other.value}" and this is "{function.mode.value}"')
     if function.sandbox is Sandbox.NONE and "limits" in table:
         faults.append('limits belongs to sandbox = "basic" and this is "none"')
+    if function.retry.pause_s > function.retry.longest_pause_s:
+        faults.append("retry: pause is longer than longest_pause")
     processes = function.processes
     if processes.min > processes.max:
         faults.append(f"processes: min = {processes.min} is more than max = {processes.max}")
@@ -218,6 +221,13 @@ _SHAPES: Final[dict[type, dict[str, tuple[str, Callable[[object], object] | None
         "files": ("files", values.whole(64, 1 << 20)),
         "processes": ("processes", values.whole(1, 1 << 20)),
     },
+    Retry: {
+        # More is a typing error: with the longest pauses a thousand last for days.
+        "attempts": ("attempts", values.whole(1, 1_000)),
+        "max_age_s": ("max_age", values.duration(zero=False)),
+        "pause_s": ("pause", values.duration(zero=True)),
+        "longest_pause_s": ("longest_pause", values.duration(zero=True)),
+    },
     Http: {"read_state": ("read_state", values.boolean)},
     Retention: {"keys_s": ("keys", values.duration(zero=False))},
     Function: {
@@ -237,6 +247,7 @@ _SHAPES: Final[dict[type, dict[str, tuple[str, Callable[[object], object] | None
         "rerun": ("rerun", values.whole(0, 10)),
         "sandbox": ("sandbox", values.choice(Sandbox, Sandbox.STRICT)),
         "limits": ("limits", None),
+        "retry": ("retry", None),
         "output": ("output", values.output),
         "exit": ("exit", values.exit_statuses),
         "env": ("env", values.env),
@@ -252,7 +263,7 @@ def _make_converter() -> Converter:
     for cls, shape in _SHAPES.items():
         overrides: dict[str, Any] = {
             attribute.name: override(omit=True)
-            for attribute in attrs.fields(cls)  # such as `retry`
+            for attribute in attrs.fields(cls)  # what is read elsewhere
         }
         for attribute, (key, hook) in shape.items():
             overrides[attribute] = override(rename=key, struct_hook=None if hook is None else _hook(hook))
