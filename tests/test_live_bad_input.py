@@ -86,6 +86,8 @@ BAD_ANSWERS = [
     ("wrong_id", 1, 502, "protocol_error", "0000.1"),
     ("no_json", 1, 502, "protocol_error", ""),
     ("effect", 1, 502, "protocol_error", "effects"),
+    ("raw", '"state":1,"effects":[{"sned":{}}]', 502, "protocol_error", "effects[0]"),
+    ("raw", '"state":1,"effects":[{"send":{"dleay":"24h"}}]', 502, "protocol_error", "`delay`"),
     ("huge", 1, 502, "state_too_large", "1048576"),
     ("raw", '"response":1e400', 502, "protocol_error", ""),
     ("raw", '"response":100000000000000000000', 502, "protocol_error", ""),

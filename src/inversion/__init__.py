@@ -3,7 +3,9 @@
 The modules in reading order. A module imports only what stands above it in this list (a test reads it):
 
     errors              whose fault it is; the closed list of codes
+    effects             what a message-out asks for beside its state
     messages            the nouns, in the order of the six steps
+    names               what functions, keys, timers and topics may be called
     config              inversion.toml -> frozen Config
     config_values       durations, sizes, commands: what one value may be
     config_file         reads inversion.toml; one sentence for each fault
@@ -11,6 +13,7 @@ The modules in reading order. A module imports only what stands above it in this
     open_files          how many files we may open, and what we start
     ids                 request and turn ids
     json_text           the one JSON door: check, cut raw, splice
+    protocol.effects    the effects of an answer: checked, and folded over a turn
     protocol.frames     bytes <-> lines <-> frames; sans-IO like all of protocol
     protocol.conversation  the life of one runtime as a table
     protocol.roster     the pool as a pure planner

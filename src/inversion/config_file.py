@@ -34,6 +34,7 @@ from inversion.config import (
     Sandbox,
     Walls,
 )
+from inversion.names import NAME
 
 FILE_NAME: Final = "inversion.toml"
 
@@ -115,7 +116,7 @@ def _functions(tables: object, folder: Path, faults: list[str]) -> dict[str, Fun
     functions: dict[str, Function] = {}
     for name, table in tables.items():
         path = f"functions.{name}"
-        if values.NAME.fullmatch(name) is None:
+        if NAME.fullmatch(name) is None:
             faults.append(
                 f'{path}: a function is named by a lower-case letter, then at most 62 of a-z, 0-9, "_", "-"'
             )

@@ -15,8 +15,6 @@ from typing import Final, TypeVar, cast
 
 EnumT = TypeVar("EnumT", bound=Enum)
 
-#: Function and handler names (interface.md): they stand in URLs, metrics and environment variables.
-NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 LATER: Final = "comes with a later release; leave it out for now"
 
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}

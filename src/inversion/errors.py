@@ -123,6 +123,10 @@ class Overrun(RuntimeBroken):
     """An answer over a size limit. A turn of several messages is run again in halves."""
 
 
+class EffectsRefused(RuntimeBroken):
+    """An effect that is none. A turn of several is run again in halves: only the message at fault fails."""
+
+
 class Conflict(InversionError):
     """Another turn became the newest first: reload and run again, until the deadline."""
 

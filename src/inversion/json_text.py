@@ -9,6 +9,7 @@ float, msgspec alone lets invalid UTF-8 and 1e400 pass.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -42,14 +43,14 @@ def check(text: bytes) -> bytes:
     return text
 
 
-def check_part(text: bytes) -> None:
+def check_part(text: bytes, max_depth: int = MAX_DEPTH) -> None:
     """`check` for a part cut out of a line, which holds no raw newline any more."""
     try:
         orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise _refusal(text, error) from None
     size = len(text)
-    if size > MAX_DEPTH and text.count(b"[") + text.count(b"{") > MAX_DEPTH and depth(text) > MAX_DEPTH:
+    if size > max_depth and text.count(b"[") + text.count(b"{") > max_depth and depth(text) > max_depth:
         raise RequestRefused(Code.TOO_DEEP, f"JSON nested deeper than {MAX_DEPTH} levels")
     if size >= _LONG_DIGITS_BYTES and _LONG_DIGITS.search(text) is not None:
         _check_integers(text, _INT_MIN, _INT_MAX, "64 bits")
@@ -163,12 +164,83 @@ class CutHello(msgspec.Struct):
     cron: msgspec.Raw = ABSENT
 
 
+class CutSend(msgspec.Struct, forbid_unknown_fields=True):
+    """An operation of `effects`. Unlike a frame's, its fields are all known, or a slip would be obeyed."""
+
+    function: str | msgspec.UnsetType = msgspec.UNSET
+    key: str | msgspec.UnsetType | None = msgspec.UNSET
+    handler: str | msgspec.UnsetType = msgspec.UNSET
+    message: msgspec.Raw = ABSENT
+    delay: str | int | float | msgspec.UnsetType = msgspec.UNSET
+    at: str | msgspec.UnsetType = msgspec.UNSET
+    name: str | msgspec.UnsetType = msgspec.UNSET
+    reply_to: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class CutCancel(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+
+
+class CutForward(msgspec.Struct, forbid_unknown_fields=True):
+    function: str | msgspec.UnsetType = msgspec.UNSET
+    key: str | msgspec.UnsetType | None = msgspec.UNSET
+    handler: str | msgspec.UnsetType = msgspec.UNSET
+    message: msgspec.Raw = ABSENT
+
+
+class CutPublish(msgspec.Struct, forbid_unknown_fields=True):
+    topic: str
+    message: msgspec.Raw = ABSENT
+
+
+class CutSubscribe(msgspec.Struct, forbid_unknown_fields=True):
+    topic: str
+    handler: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class CutUnsubscribe(msgspec.Struct, forbid_unknown_fields=True):
+    topic: str
+
+
+class CutHttp(msgspec.Struct, forbid_unknown_fields=True):
+    url: str
+    method: str = "POST"
+    headers: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
+    body: msgspec.Raw = ABSENT
+    reply_to: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class CutEffect(msgspec.Struct, forbid_unknown_fields=True):
+    """One of the `effects` of an answer: an object with one operation."""
+
+    send: CutSend | msgspec.UnsetType = msgspec.UNSET
+    cancel: CutCancel | msgspec.UnsetType = msgspec.UNSET
+    forward: CutForward | msgspec.UnsetType = msgspec.UNSET
+    publish: CutPublish | msgspec.UnsetType = msgspec.UNSET
+    subscribe: CutSubscribe | msgspec.UnsetType = msgspec.UNSET
+    unsubscribe: CutUnsubscribe | msgspec.UnsetType = msgspec.UNSET
+    http: CutHttp | msgspec.UnsetType = msgspec.UNSET
+
+
+#: The operations, and the fields of each.
+OPERATIONS: Final[Mapping[str, Sequence[str]]] = {
+    "send": CutSend.__struct_fields__,
+    "cancel": CutCancel.__struct_fields__,
+    "forward": CutForward.__struct_fields__,
+    "publish": CutPublish.__struct_fields__,
+    "subscribe": CutSubscribe.__struct_fields__,
+    "unsubscribe": CutUnsubscribe.__struct_fields__,
+    "http": CutHttp.__struct_fields__,
+}
+
+
 class NotCut(Exception):
     """The text is not JSON, or a field is of the wrong type; the message says which."""
 
 
 _decode_line = msgspec.json.Decoder(CutLine).decode
 _decode_hello = msgspec.json.Decoder(CutHello).decode
+_decode_effects = msgspec.json.Decoder(list[CutEffect]).decode
 
 
 def cut_line(line: bytes) -> CutLine:
@@ -183,6 +255,14 @@ def cut_hello(text: bytes) -> CutHello:
     """The fields of a hello. Raises NotCut."""
     try:
         return _decode_hello(text)
+    except (ValueError, RecursionError) as error:
+        raise NotCut(str(error)) from None
+
+
+def cut_effects(text: bytes) -> list[CutEffect]:
+    """The operations of checked `effects`. Raises NotCut, its message in msgspec's words."""
+    try:
+        return _decode_effects(text)
     except (ValueError, RecursionError) as error:
         raise NotCut(str(error)) from None
 

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 import attrs
 
+from inversion.effects import Effect
 from inversion.errors import FunctionError, InversionError
 
 
@@ -199,6 +200,7 @@ class Answer:
     error: FunctionError | None = None
     changed: bool = False  #: this message put or deleted the state: a version of its own
     refusal: InversionError | None = None  #: ours: its condition did not hold, the function was not asked
+    effects: Sequence[Effect] = ()  #: carried out when, and only if, the turn is committed
 
 
 @attrs.define(slots=True, eq=False)

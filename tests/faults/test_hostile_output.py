@@ -97,6 +97,9 @@ BAD_ANSWERS = [
     (b'"answers":{}}', "protocol_error"),
     (b'"state":1,"effects":[{"send":{"handler":"x","message":1}}]}', "protocol_error"),
     (b'"state":1,"effects":{"send":1}}', "protocol_error"),
+    (b'"state":1,"effects":[{"send":{"key":"-"}}]}', "protocol_error"),
+    (b'"state":1,"effects":[{"http":{"url":"http://a","headers":{"a":"b\\r\\nc: d"}}}]}', "protocol_error"),
+    (b'"state":1,"effects":[' + b'{"send":{}},' * 1_000 + b'{"send":{}}]}', "effects_too_large"),
     (b'"state":1,"response":"' + b"x" * (1 << 20) + b'"}', "response_too_large"),
     (b'"state":1,"effects":["' + b"x" * (1 << 20) + b'"]}', "effects_too_large"),
 ]

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from inversion import json_text
 from inversion.config import Limits
-from inversion.errors import Code, Overrun, RuntimeBroken
+from inversion.effects import Cancel, Forward
+from inversion.errors import Code, EffectsRefused, Overrun, RuntimeBroken
 from inversion.messages import SILENT, Change, Handler, Hello, MessageIn, State
 from inversion.protocol.frames import (
     HEAD_BYTES,
@@ -250,9 +251,33 @@ def test_parts_that_do_not_go_together_are_protocol_errors(line):
     assert refused(line).code is Code.PROTOCOL_ERROR
 
 
-def test_effects_are_refused_until_they_can_be_carried_out():
-    assert "later release" in refused(b'{"id":"r1.1","effects":[{"send":{}}]}').detail
-    assert read(b'{"id":"r1.1","effects":[]}').change is Change.KEEP
+def test_an_answer_carries_its_effects():
+    out = read(b'{"id":"r1.1","effects":[{"cancel":{"name":"a"}}]}')
+    assert (out.change, out.answers[0].changed) == (Change.KEEP, False)
+    assert out.answers[0].effects == (Cancel("a"),)
+    for none in (b"[]", b" [ ] "):
+        assert read(b'{"id":"r1.1","effects":%b}' % none).answers[0].effects == ()
+
+
+@pytest.mark.parametrize(
+    ("line", "said", "key"),
+    [
+        (b'{"id":"r1.1","effects":[{"cancel":{"name":"a"}}]}', "stateless", None),
+        (b'{"id":"r1.1","error":{},"effects":[{"cancel":{"name":"a"}}]}', "`error`", "k"),
+        (b'{"id":"r1.1","response":1,"effects":[{"forward":{}}]}', "`forward` has no response", "k"),
+        (b'{"id":"r1.1","effects":null}', "expected `array`", "k"),
+    ],
+)
+def test_an_answer_that_may_not_have_effects_is_refused_with_them(line, said, key):
+    refusal = refused(line, message(key=key))
+    assert said in refusal.detail
+    assert isinstance(refusal, EffectsRefused)
+
+
+def test_an_answer_that_is_forwarded_may_say_null():
+    for response in (b"", b'"response":null,'):
+        answer = read(b'{"id":"r1.1",%b"effects":[{"forward":{}}]}' % response).answers[0]
+        assert answer.effects == (Forward("counter", "k", "call", b"null"),)
 
 
 def test_a_stateless_call_may_not_answer_with_a_state():
@@ -263,6 +288,17 @@ def test_a_stateless_call_may_not_answer_with_a_state():
 def test_a_reader_may_not_answer_with_a_state():
     hello = Hello(handlers={"add": Handler("add", reads_only=True)})
     assert "reads_only" in refused(b'{"id":"r1.1","state":1}', hello=hello).detail
+    effects = b'"effects":[{"cancel":{"name":"a"}}]'
+    assert "reads_only" in refused(b'{"id":"r1.1",%b}' % effects, hello=hello).detail
+    assert (
+        "reads_only"
+        in refused(
+            b'{"id":"r1.1","answers":[{"id":"r1.1","changed":false},{"id":"r2.1","changed":false,%b}]}'
+            % effects,
+            message(2),
+            hello,
+        ).detail
+    )
     assert read(b'{"id":"r1.1","response":1}', hello=hello).answers[0].response == b"1"
 
 
@@ -278,6 +314,17 @@ def test_a_turn_is_answered_in_order_with_one_state():
     assert [answer.changed for answer in out.answers] == [True, False, False]
     assert [answer.response for answer in out.answers] == [b"1", None, b"3"]
     assert (out.change, out.state) == (Change.PUT, b"2")
+
+
+def test_each_answer_to_a_turn_has_effects_of_its_own():
+    out = read(
+        b'{"id":"r1.1","answers":[{"id":"r1.1","effects":[{"cancel":{"name":"a"}}],"changed":false},'
+        b'{"id":"r2.1","changed":false},{"id":"r3.1","effects":[{"cancel":{"name":"b"}}]}],"state":2}',
+        message(3),
+        limits=Limits(effects_bytes=30),
+    )
+    assert [answer.effects for answer in out.answers] == [(Cancel("a"),), (), (Cancel("b"),)]
+    assert [answer.changed for answer in out.answers] == [False, False, True]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from inversion.errors import (
     Abandoned,
     Code,
     Conflict,
+    EffectsRefused,
     Outcome,
     Overrun,
     ProcessDied,
@@ -27,6 +28,7 @@ from plain import a_request, a_turn
 DIED = ProcessDied(Code.FUNCTION_CRASHED, "gone")
 TIMEOUT = RuntimeBroken(Code.FUNCTION_TIMEOUT, "slow")
 OVERRUN = Overrun(Code.STATE_TOO_LARGE, "big")
+NO_EFFECT = EffectsRefused(Code.PROTOCOL_ERROR, "effects[0].send.at ...")
 
 
 def decide(error, *, members=1, in_s=30.0, deaths=0, rerun=1):
@@ -43,6 +45,7 @@ def decide(error, *, members=1, in_s=30.0, deaths=0, rerun=1):
         (RetryAsked(), {}, How.TOGETHER),
         (RetryAsked(), {"members": 2}, How.IN_HALVES),
         (OVERRUN, {"members": 2}, How.IN_HALVES),
+        (NO_EFFECT, {"members": 2}, How.IN_HALVES),
         (DIED, {}, How.ALONE),
         (DIED, {"members": 5}, How.ALONE),
         (TIMEOUT, {"members": 2}, How.ALONE),
@@ -59,6 +62,7 @@ def test_what_runs_again_and_how(error, facts, how):
         (Abandoned(), {"in_s": -1}, Code.DEADLINE),
         (RetryAsked(), {"in_s": -1}, Code.DEADLINE),
         (OVERRUN, {}, Code.STATE_TOO_LARGE),
+        (NO_EFFECT, {}, Code.PROTOCOL_ERROR),
         (OVERRUN, {"members": 2, "in_s": -1}, Code.STATE_TOO_LARGE),
         (DIED, {"deaths": 1}, Code.FUNCTION_CRASHED),
         (DIED, {"rerun": 0}, Code.FUNCTION_CRASHED),

@@ -8,8 +8,9 @@ import pytest
 import trio
 from walking import DELETING, KEEPING, a_store, commit, load, put, putting, read, running, sql, turn_of, walk
 
+from inversion.effects import Cancel
 from inversion.errors import Abandoned, Code, Conflict, RuntimeBroken, StoreUnavailable
-from inversion.messages import NO_STATE, Answer, Change, MessageOut, State
+from inversion.messages import NO_STATE, Address, Answer, Change, MessageOut, State
 from inversion.state.store import PostgresStore
 
 
@@ -186,6 +187,16 @@ async def test_a_state_that_cannot_be_stored_is_refused_before_it_is_sent(value:
         await walk(lambda: store.store_state(turn, State(None, 0, None), putting(value)))
     assert refusal.value.code is code
     assert not turn.commit_sent
+
+
+@pytest.mark.parametrize("key", ["k", None])
+async def test_effects_are_refused_and_never_ignored(key: str | None) -> None:
+    store = a_store("host=/nowhere")
+    turn = turn_of("k")
+    turn.address = Address("counter", key)
+    out = MessageOut([Answer(), Answer(b"1", effects=[Cancel("a")])])
+    with pytest.raises(RuntimeBroken, match="later release"):
+        await walk(lambda: store.store_state(turn, NO_STATE, out))
 
 
 async def test_a_turn_that_was_answered_at_its_deadline_is_not_committed(database_url: str) -> None:

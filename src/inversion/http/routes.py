@@ -20,9 +20,7 @@ from inversion.http.framing import HttpRequest
 from inversion.http.problem import problem, title
 from inversion.http.service import HttpResponse
 from inversion.messages import Condition, Once, Response, State, Step
-
-DEFAULT_HANDLER: Final = "call"
-MAX_KEY_BYTES: Final = 200
+from inversion.names import CONTROL, DEFAULT_HANDLER, MAX_KEY_BYTES, NO_KEY
 
 PATHS: Final = "POST /v1/call/{function}[/{key}][/{handler}], GET /v1/state/{function}/{key}"
 
@@ -30,7 +28,6 @@ _NAME = re.compile(rb"[a-z][a-z0-9_-]{0,62}")
 #: What most keys are: nothing to decode, nothing to look up.
 _PLAIN_KEY = re.compile(rb"[A-Za-z0-9._~:@-]{1,200}")
 _BAD_PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _TIMEOUT = re.compile(rb"([0-9]{1,9})(ms|s)")
 #: W3C Trace Context, section 3.2: version 00, or a later one with more behind it; no id all zeros.
 _TRACE_IDS: Final = rb"-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
@@ -245,9 +242,9 @@ def read_key(segment: bytes) -> str:
         key = decoded.decode("utf-8")
     except UnicodeDecodeError:
         raise RequestRefused(Code.BAD_KEY, "the key is not UTF-8") from None
-    if _CONTROL.search(key) is not None:
+    if CONTROL.search(key) is not None:
         raise RequestRefused(Code.BAD_KEY, "the key holds a control character")
-    if key == "-":
+    if key == NO_KEY:
         raise RequestRefused(Code.BAD_KEY, "- stands for no key and cannot be one")
     return key
 

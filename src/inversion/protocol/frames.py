@@ -15,8 +15,10 @@ import attrs
 
 from inversion import json_text
 from inversion.config import Limits
-from inversion.errors import Code, FunctionError, Overrun, RequestRefused, RuntimeBroken
+from inversion.effects import Forward
+from inversion.errors import Code, EffectsRefused, FunctionError, Overrun, RequestRefused, RuntimeBroken
 from inversion.messages import Answer, Change, Handler, Hello, MessageIn, MessageOut, Request
+from inversion.protocol.effects import read_effects
 
 #: How much of an over-long line is kept: an id stands there, or the line belongs to nobody.
 HEAD_BYTES: Final = 256
@@ -161,11 +163,13 @@ def read_message_out(cut: json_text.CutLine, message: MessageIn, hello: Hello, l
     else:
         change = _DELETE if cut.delete else _KEEP
     if isinstance(cut.answers, list):
-        answers = _read_answers(cut, requests, change, limits)
+        answers = _read_answers(cut, requests, change, hello, limits)
     elif len(requests) > 1:
         raise _broken(f"it answered a turn of {len(requests)} messages without `answers`")
     else:
         answers = [_read_answer(cut, change is not _KEEP, limits)]
+        if cut.effects:
+            _add_effects(cut, answers[0], requests[0], hello, limits)
     if change is not _KEEP:
         if message.turn.address.key is None:
             raise _broken("it answered a stateless call with a state")
@@ -187,8 +191,6 @@ def _read_state(cut: json_text.CutLine, limits: Limits) -> bytes:
 
 
 def _read_answer(cut: json_text.CutLine | json_text.CutAnswer, changed: bool, limits: Limits) -> Answer:
-    if cut.effects:
-        _refuse_effects(bytes(cut.effects), limits)
     response = bytes(cut.response)
     if cut.error is not json_text.UNSET:
         assert isinstance(cut.error, json_text.CutError)
@@ -206,7 +208,7 @@ def _read_answer(cut: json_text.CutLine | json_text.CutAnswer, changed: bool, li
 
 
 def _read_answers(
-    cut: json_text.CutLine, requests: Sequence[Request], change: Change, limits: Limits
+    cut: json_text.CutLine, requests: Sequence[Request], change: Change, hello: Hello, limits: Limits
 ) -> Sequence[Answer]:
     if len(requests) == 1:
         raise _broken("it answered one message with `answers`")
@@ -219,6 +221,9 @@ def _read_answers(
     answers = [
         _read_answer(part, part.changed and part.error is json_text.UNSET, limits) for part in cut.answers
     ]
+    for part, answer, request in zip(cut.answers, answers, requests, strict=True):
+        if part.effects:
+            _add_effects(part, answer, request, hello, limits)
     if any(answer.changed for answer in answers) != (change is not _KEEP):
         raise _broken("`state` or `delete` is due exactly when an answer is not marked `changed: false`")
     return answers
@@ -235,17 +240,29 @@ def _read_error(cut: json_text.CutError) -> FunctionError:
     )
 
 
-def _refuse_effects(effects: bytes, limits: Limits) -> None:
-    if effects == b"[]":
+def _add_effects(
+    cut: json_text.CutLine | json_text.CutAnswer,
+    answer: Answer,
+    request: Request,
+    hello: Hello,
+    limits: Limits,
+) -> None:
+    """Give the answer to `request` its effects, if it may have any."""
+    effects = read_effects(bytes(cut.effects), request.address, limits)
+    if not effects:
         return
-    if len(effects) > limits.effects_bytes:
-        raise Overrun(
-            Code.EFFECTS_TOO_LARGE,
-            f"the effects have {len(effects)} bytes, more than limits.effects = {limits.effects_bytes}",
-        )
-    if _checked(effects, "effects")[:1] == b"[" and not effects[1:-1].strip():
-        return
-    raise _broken("effects come with a later release of inversion; nothing was stored")
+    fault = None
+    if request.address.key is None:
+        fault = "it answered a stateless call with effects"
+    elif request.handler in hello.readers:
+        fault = f"handler {request.handler} is declared `reads_only` and answered with effects"
+    elif answer.error is not None:
+        fault = "an answer with `error` carries no effects"
+    elif answer.response not in (None, b"null") and any(isinstance(effect, Forward) for effect in effects):
+        fault = "an answer that holds `forward` has no response: the caller gets the other entity's"
+    if fault is not None:
+        raise EffectsRefused(Code.PROTOCOL_ERROR, fault)
+    answer.effects = effects
 
 
 def _refuse_writes_of_readers(

@@ -164,6 +164,11 @@ class PostgresStore:
         """Step 5. One commit for the turn, or the check that its answers are not outdated."""
         address = turn.address
         answers = out.answers
+        for answer in answers:
+            if answer.effects:
+                raise RuntimeBroken(
+                    Code.PROTOCOL_ERROR, "effects come with a later release of inversion; nothing was stored"
+                )
         keyed = _keyed(turn)
         if address.key is None:
             if keyed:

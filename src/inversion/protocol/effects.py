@@ -1,0 +1,326 @@
+"""The effects of an answer, from what a runtime wrote to nouns; and what those of a turn come to.
+
+Strict where a frame is lenient: an effect with a field nobody knows is refused, for what it does cannot be
+called back (`"dleay":"24h"` would be sent at once). Whatever is wrong raises EffectsRefused with a sentence
+that says where (`effects[2].send.delay must be ...`), or Overrun for a size: nothing of it may be stored.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Final, NamedTuple
+from urllib.parse import urlsplit
+
+from inversion import json_text
+from inversion.config import Limits
+from inversion.config_values import duration_s, shown
+from inversion.effects import (
+    Cancel,
+    Effect,
+    Forward,
+    Http,
+    Publish,
+    Send,
+    Subscribe,
+    Unsubscribe,
+)
+from inversion.errors import Code, EffectsRefused, Overrun, RequestRefused
+from inversion.messages import Address
+from inversion.names import DEFAULT_HANDLER, NAME, key_fault, label_fault
+
+#: Of one answer: more would hold up the commits of others. A topic reaches any number.
+MAX_EFFECTS: Final = 1_000
+#: Array, effect and operation stand around a message, which may nest as deep as any.
+_MAX_DEPTH: Final = json_text.MAX_DEPTH + 3
+#: A hundred years: what is longer is a slip, and soon no interval for PostgreSQL.
+_MAX_DELAY_S: Final = 36_525 * 86_400.0
+#: Timers that got no name have one that begins with it.
+UNNAMED: Final = "~"
+#: What most servers and proxies take.
+_MAX_URL_BYTES: Final = 8_000
+_MAX_HEADERS: Final = 100
+
+#: RFC 3339: more than that passes datetime.fromisoformat.
+_TIME = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.([0-9]{1,9}))?"
+    r"([Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
+_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+_WITHOUT_BODY: Final = frozenset(("GET", "HEAD"))
+#: The characters of RFC 3986. A backslash, a space or a raw ü is read in one way here and in another there.
+_URL = re.compile(r"(?i:https?)://(?:[A-Za-z0-9._~:/?\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+")
+_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_FIELD_VALUE = re.compile(r"[\t -~]*")
+#: They belong to the connection, which is ours (RFC 9110, 7.6.1).
+_OUR_HEADERS: Final = frozenset(
+    (
+        "connection",
+        "content-length",
+        "expect",
+        "host",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    )
+)
+#: "Object contains unknown field `dleay` - at `$[0].send`"
+_IN_MSGSPECS_WORDS = re.compile(r"(.*?)(?: - at `(?:key in )?\$(.*)`)?", re.DOTALL)
+_UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
+
+
+def read_effects(text: bytes, sender: Address, limits: Limits) -> Sequence[Effect]:
+    """The effects of one answer of `sender`. Raises EffectsRefused or Overrun."""
+    if len(text) > limits.effects_bytes:
+        raise _overrun(
+            f"the effects have {len(text)} bytes, more than limits.effects = {limits.effects_bytes}"
+        )
+    if b"\r" in text:
+        text = text.replace(b"\r", b" ")  # white space: a string cannot hold it raw
+    try:
+        json_text.check_part(text, _MAX_DEPTH)
+        cuts = json_text.cut_effects(text)
+    except RequestRefused as refusal:
+        raise _refused(f"its effects: {refusal.detail}") from None
+    except json_text.NotCut as problem:
+        raise _refused(_sentence(str(problem))) from None
+    if len(cuts) > MAX_EFFECTS:
+        raise _overrun(f"the answer has {len(cuts)} effects, more than {MAX_EFFECTS}")
+    effects: list[Effect] = []
+    for index, cut in enumerate(cuts):
+        try:
+            effects.append(_effect(cut, sender, limits))
+        except _TooLarge as fault:
+            raise _overrun(f"effects[{index}]{fault}") from None
+        except ValueError as fault:
+            raise _refused(f"effects[{index}]{fault}") from None
+    if sum(type(effect) is Forward for effect in effects) > 1:
+        raise _refused("its effects hold more than one `forward`: a caller gets one answer")
+    return tuple(effects)
+
+
+class _TooLarge(ValueError):
+    """A message over its limit."""
+
+
+class Placed(NamedTuple):
+    """An effect and where it stood: the order of what one entity sends to another is that of the places."""
+
+    answer: int  #: of the turn, from 0
+    place: int  #: in that answer, from 0
+    effect: Effect
+
+
+def fold(effects_of_answers: Sequence[Sequence[Effect]]) -> list[Placed]:
+    """What the effects of a turn come to: for each timer and each topic only the last word.
+
+    Afterwards no two of them touch the same timer or the same subscription, so one statement can carry them
+    out in any order.
+    """
+    placed: dict[object, Placed] = {}
+    for answer, effects in enumerate(effects_of_answers):
+        for place, effect in enumerate(effects):
+            match effect:
+                case Send(name=str(name)) | Cancel(name):
+                    about: object = ("timer", name)
+                case Subscribe(topic) | Unsubscribe(topic):
+                    about = ("topic", topic)
+                case _:
+                    about = (answer, place)
+            placed.pop(about, None)  # to stand where the last word was said
+            placed[about] = Placed(answer, place, effect)
+    return list(placed.values())
+
+
+def _effect(cut: json_text.CutEffect, sender: Address, limits: Limits) -> Effect:
+    """One effect. Raises ValueError with the end of a sentence that began with its index."""
+    said = [name for name in json_text.OPERATIONS if getattr(cut, name) is not json_text.UNSET]
+    if len(said) != 1:
+        listed = " and ".join(f"`{name}`" for name in said) or "no operation"
+        raise ValueError(f' holds {listed}: one operation each, such as {{"send":{{...}}}}')
+    match getattr(cut, said[0]):
+        case json_text.CutSend() as send:
+            return _send(send, sender, limits)
+        case json_text.CutCancel(name):
+            return Cancel(_timer(name, ".cancel.name"))
+        case json_text.CutForward() as forward:
+            return Forward(*_target(forward, ".forward", sender, limits))
+        case json_text.CutPublish(topic=topic, message=message):
+            return Publish(
+                _label(topic, ".publish.topic"), _message(json_text.raw(message), ".publish.message", limits)
+            )
+        case json_text.CutSubscribe(topic, handler):
+            return Subscribe(
+                _label(topic, ".subscribe.topic"), _name(handler, ".subscribe.handler", DEFAULT_HANDLER)
+            )
+        case json_text.CutUnsubscribe(topic):
+            return Unsubscribe(_label(topic, ".unsubscribe.topic"))
+        case json_text.CutHttp() as http:
+            return _http(http)
+    raise AssertionError(said)
+
+
+def _target(
+    cut: json_text.CutSend | json_text.CutForward, where: str, sender: Address, limits: Limits
+) -> tuple[str, str | None, str, bytes]:
+    """Function, key, handler and message. No key: the sender's own; null: a stateless call."""
+    key = cut.key if cut.key is None or isinstance(cut.key, str) else sender.key
+    if isinstance(cut.key, str) and (fault := key_fault(cut.key)) is not None:
+        raise ValueError(f"{where}.key {fault}")
+    return (
+        _name(cut.function, f"{where}.function", sender.function),
+        key,
+        _name(cut.handler, f"{where}.handler", DEFAULT_HANDLER),
+        _message(json_text.raw(cut.message), f"{where}.message", limits),
+    )
+
+
+def _send(cut: json_text.CutSend, sender: Address, limits: Limits) -> Send:
+    function, key, handler, message = _target(cut, ".send", sender, limits)
+    delay_ms = at = name = None
+    if isinstance(cut.delay, str | int | float):
+        delay_ms = _delay_ms(cut.delay)
+    if isinstance(cut.at, str):
+        if delay_ms is not None or cut.delay is not json_text.UNSET:
+            raise ValueError(".send has both `delay` and `at`: one of them says when")
+        at = _time(cut.at)
+    if isinstance(cut.name, str):
+        name = _timer(cut.name, ".send.name")
+    return Send(function, key, handler, message, delay_ms, at, name, _reply_to(cut.reply_to, ".send"))
+
+
+def _delay_ms(value: str | int | float) -> int | None:
+    try:
+        seconds = duration_s(value)
+    except ValueError as fault:
+        raise ValueError(f".send.delay {fault}") from None
+    if seconds > _MAX_DELAY_S:
+        raise ValueError(f".send.delay is more than a hundred years: {shown(value)}")
+    return round(seconds * 1_000) or None
+
+
+def _time(text: str) -> str:
+    parts = _TIME.fullmatch(text)
+    try:
+        if parts is None:
+            raise ValueError
+        day, time, fraction, offset = parts.groups("")
+        offset = "+00:00" if offset in ("Z", "z") else offset
+        moment = datetime.fromisoformat(f"{day}T{time}.{fraction[:6]:0<6}{offset}").astimezone(UTC)
+    except (ValueError, OverflowError):
+        advice = 'must be a time with its offset, such as "2026-11-24T02:11:00Z"'
+        raise ValueError(f".send.at {advice}, not {shown(text)}") from None
+    return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+
+
+def _http(cut: json_text.CutHttp) -> Http:
+    if cut.method not in _METHODS:
+        raise ValueError(f".http.method must be one of {', '.join(_METHODS)}, not {shown(cut.method)}")
+    body = json_text.raw(cut.body)
+    if body is not None and cut.method in _WITHOUT_BODY:
+        raise ValueError(f".http.body: a {cut.method} has none")
+    headers = _headers(cut.headers) if isinstance(cut.headers, dict) else ()
+    return Http(cut.method, _url(cut.url), headers, body, _reply_to(cut.reply_to, ".http"))
+
+
+def _url(url: str) -> str:
+    where = ".http.url"
+    if len(url) > _MAX_URL_BYTES:
+        raise ValueError(f"{where} has {len(url)} characters, more than {_MAX_URL_BYTES}")
+    if _URL.fullmatch(url) is None:
+        raise ValueError(
+            f"{where} must be absolute, begin with https:// or http://, hold no fragment and be "
+            f"percent-encoded, not {shown(url)}"
+        )
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        host, port = "", None
+    if "@" in url.partition("://")[2].partition("/")[0].partition("?")[0]:
+        raise ValueError(f"{where} holds a user: say it in the header Authorization")
+    if _HOST.fullmatch(host) is None or port == 0:
+        raise ValueError(f"{where} names no host, or a port that is none: {shown(url)}")
+    return url
+
+
+def _headers(fields: Mapping[str, str]) -> Sequence[tuple[str, str]]:
+    where = ".http.headers"
+    if len(fields) > _MAX_HEADERS:
+        raise ValueError(f"{where} has {len(fields)} fields, more than {_MAX_HEADERS}")
+    seen = set()
+    for name, value in fields.items():
+        lower = name.lower()
+        if _TOKEN.fullmatch(name) is None:
+            raise ValueError(f"{where} has {shown(name)}, which is not the name of a field")
+        if lower in _OUR_HEADERS:
+            raise ValueError(f"{where} has {name}, which is set by inversion itself")
+        if lower in seen:
+            raise ValueError(f"{where} has {name} twice")
+        if _FIELD_VALUE.fullmatch(value) is None:
+            raise ValueError(f"{where} has {name} with a value that is not one line of ASCII text")
+        seen.add(lower)
+    return tuple(fields.items())
+
+
+def _reply_to(value: object, where: str) -> str | None:
+    return None if value is json_text.UNSET else _name(value, f"{where}.reply_to", "")
+
+
+def _name(value: object, where: str, default: str) -> str:
+    if not isinstance(value, str):
+        return default
+    if NAME.fullmatch(value) is None:
+        raise ValueError(f"{where} must match {NAME.pattern}, not {shown(value)}")
+    return value
+
+
+def _timer(name: str, where: str) -> str:
+    if name.startswith(UNNAMED):
+        raise ValueError(f"{where} must not begin with {UNNAMED}: timers without a name have such names")
+    return _label(name, where)
+
+
+def _label(text: str, where: str) -> str:
+    if (fault := label_fault(text)) is not None:
+        raise ValueError(f"{where} {fault}")
+    return text
+
+
+def _message(body: bytes | None, where: str, limits: Limits) -> bytes:
+    """It comes to its receiver as a call's body would, and within its limit."""
+    if body is None:
+        return b"null"
+    if len(body) > limits.body_bytes:
+        raise _TooLarge(f"{where} has {len(body)} bytes, more than limits.body = {limits.body_bytes}")
+    return body
+
+
+def _sentence(problem: str) -> str:
+    """What msgspec said, with the path in front and the nearest right name behind."""
+    parts = _IN_MSGSPECS_WORDS.fullmatch(problem)
+    assert parts is not None
+    said, path = parts[1], parts[2] or ""
+    unknown = _UNKNOWN_FIELD.fullmatch(said)
+    if unknown is None:
+        return f"effects{path}: {said[:1].lower()}{said[1:]}"
+    known = json_text.OPERATIONS.get(path.rpartition(".")[2], tuple(json_text.OPERATIONS))
+    near = difflib.get_close_matches(unknown[1][:80], known, n=1)
+    advice = f"did you mean `{near[0]}`?" if near else f"there are {', '.join(known)}"
+    return f"effects{path} has an unknown field `{unknown[1][:80]}`; {advice}"
+
+
+def _refused(detail: str) -> EffectsRefused:
+    return EffectsRefused(Code.PROTOCOL_ERROR, detail)
+
+
+def _overrun(detail: str) -> Overrun:
+    return Overrun(Code.EFFECTS_TOO_LARGE, detail)
