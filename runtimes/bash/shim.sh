@@ -16,11 +16,15 @@
 # put JSON / delete                the new state / no state any more; neither: it stays as it was
 # refuse CODE TEXT [STATUS [JSON]] the answer is an error (400-499), the state stays; then `return`
 # whole_number TEXT                is it one? Ask before $((...)): bash runs what it finds in there
+# effect OPERATION [--FIELD TEXT]...  done when, and only if, the answer is stored: send, cancel, forward, publish,
+#     subscribe, unsubscribe, http. --message, --body and --headers take JSON; --stateless is a key of null:
+#     effect send --handler remind --message '{"n":1}' --delay 24h --name reminder
 #
-# A handler that returns non-zero is an error too, and stores nothing. A string arrives bare, anything else as
-# JSON on one line, nothing (jq's `empty`) as "". So "1" and 1 look the same: filter by type, as above. What a
-# handler prints goes to the log. It runs between two jqs that live as long as it does, so that a message
-# starts no process: jq takes frames apart | serve | jq checks and writes the answers.
+# A handler that returns non-zero is an error too, and stores nothing. What it says in a subshell (a pipe, $(...))
+# is lost with it. A string arrives bare, anything else as JSON on one line, nothing (jq's `empty`) as "". So "1"
+# and 1 look the same: filter by type, as above. What a handler prints goes to the log. It runs between two jqs that
+# live as long as it does, so that a message starts no process: jq takes frames apart | serve | jq checks and writes
+# the answers.
 
 exec 3>&1 1>&2 # the protocol moves to descriptor 3 before anything can print
 command -v jq > /dev/null || { echo "shim: jq is not on the PATH: install it, this shim reads JSON with it"; exit 127; }
@@ -32,7 +36,7 @@ handler() {
   local name=$1 want wants= default= reads_only=false count=0
   shift
   case $name in
-    handler | answer | put | delete | refuse | whole_number | serve) echo "shim: $name is taken" >&2; exit 2 ;;
+    handler | answer | put | delete | refuse | effect | whole_number | serve) echo "shim: $name is taken" >&2; exit 2 ;;
   esac
   for want; do
     case $want in
@@ -52,6 +56,25 @@ answer() { inversion_response=$1; }
 put() { inversion_change=state inversion_state=$1; }
 delete() { inversion_change=delete; }
 refuse() { inversion_code=$1 inversion_text=$2 inversion_status=${3:-400} inversion_details=${4:-null}; }
+effect() {
+  local operation=$1 kind field
+  inversion_effects+=(effect "$operation" "")
+  shift
+  while (($#)); do
+    kind=text
+    case $1 in
+      --stateless) inversion_effects+=(json key null); shift; continue ;;
+      --message | --body | --headers) kind=json ;;
+    esac
+    if [[ $1 != --?* || $# == 1 || ($kind == text && $2 == *[$'\t\n']*) ]]; then
+      refuse function_error "effect $operation takes --FIELD and its value on one line, not: $1" 500
+      return 1
+    fi
+    field=${1:2}
+    inversion_effects+=("$kind" "${field//-/_}" "$2")
+    shift 2
+  done
+}
 whole_number() { [[ $1 =~ ^-?(0|[1-9][0-9]{0,17})$ ]]; }
 
 serve() {
@@ -73,7 +96,7 @@ serve() {
       esac
       arguments+=("$argument")
     done
-    inversion_response=null inversion_change= inversion_state= inversion_code=
+    inversion_response=null inversion_change= inversion_state= inversion_code= inversion_effects=()
     case $name in
       "") refuse no_handler "${arguments[0]}" 404 ;;
       "!") # the text may hold some of the state: it is for the log
@@ -86,17 +109,17 @@ serve() {
         [[ $status == 0 || $inversion_code ]] || refuse function_error "handler $name returned $status" 500
         ;;
     esac
-    if [[ $inversion_change ]]; then
-      case ${inversion_reads_only[$name]}:$exists:$inversion_change in
-        true:*) refuse function_error "handler $name is declared reads-only: it cannot change the state" 500 ;;
-        *:stateless:*) refuse no_key "call it with a key: without one there is no state to change" 400 ;;
+    if [[ $inversion_change || ${inversion_effects[*]+some} ]]; then
+      case ${inversion_reads_only[${name:-!}]-}:$exists:$inversion_change in
+        true:*) refuse function_error "handler $name is declared reads-only: it changes no state and has no effects" 500 ;;
+        *:stateless:*) refuse no_key "call it with a key: without one there is no state to change, and no effect" 400 ;;
         *:false:delete) inversion_change= ;;
       esac
     fi
     if [[ $inversion_code ]]; then
       inversion_line "$id" error "$inversion_code" "$inversion_text" "$inversion_status" "$inversion_details"
     else
-      inversion_line "$id" answer "$inversion_response" "$inversion_change" "$inversion_state"
+      inversion_line "$id" answer "$inversion_response" "$inversion_change" "$inversion_state" "${inversion_effects[@]}"
     fi
   done
   exec 5>&-
@@ -139,14 +162,20 @@ inversion_put_together() {
   def error($code; $text; $status; $details):
     "\"error\":{\"code\":\($code | tojson),\"message\":\($text | tojson),\"status\":\($status)"
     + (if $details == "null" then "" else ",\"details\":\($details | checked)" end) + "}";
+  def effects:
+    reduce (range(5; length; 3) as $at | .[$at:$at + 3]) as [$kind, $name, $value] ([];
+      if $kind == "effect" then . + [{$name, fields: []}]
+      else .[-1].fields += ["\($name | tojson):" + ($value | if $kind == "json" then checked else tojson end)] end)
+    | if . == [] then ""
+      else ",\"effects\":[" + (map("{\(.name | tojson):{\(.fields | join(","))}}") | join(",")) + "]" end;
   if startswith("{") then . else
     (split("\t") | map(field)) as $field | "{\"id\":\($field[0])," as $id
     | try (
         if $field[1] == "error" then $id + error($field[2]; $field[3]; $field[4]; $field[5]) + "}"
         else $id + "\"response\":\($field[2] | checked)"
           + (if $field[3] == "state" then ",\"state\":\($field[4] | checked)"
-             elif $field[3] == "delete" then ",\"delete\":true" else "" end) + "}"
+             elif $field[3] == "delete" then ",\"delete\":true" else "" end) + ($field | effects) + "}"
         end)
-      catch (debug | $id + error("function_error"; "the response, the state or details are not JSON"; "500"; "null") + "}")
+      catch (debug | $id + error("function_error"; "the response, the state, an effect or details are not JSON"; "500"; "null") + "}")
   end'
 }

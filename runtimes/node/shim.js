@@ -9,7 +9,9 @@
 //
 // A handler is `function(ctx, message) -> response`, async if it likes. What it leaves in `ctx.state` is
 // stored before the answer goes out; if it throws, nothing is. console.log goes to the log. Frames are
-// taken up as they come, so async handlers of different keys overlap. The wire is in runtimes/README.md.
+// taken up as they come, so async handlers of different keys overlap. What it asks for (`ctx.send`,
+// `ctx.cancel`, `ctx.forward`, `ctx.publish`, `ctx.subscribe`, `ctx.unsubscribe`, `ctx.http`) is done when,
+// and only if, its answer is stored. The wire is in runtimes/README.md.
 
 const fs = require("node:fs");
 const net = require("node:net");
@@ -33,6 +35,7 @@ class Context {
   #readsOnly;
   #value = STALE;
   #assigned = false;
+  #effects = [];
 
   constructor(entity, call, readsOnly, stored) {
     this.function = entity.function;
@@ -45,7 +48,7 @@ class Context {
     this.seed = call.seed;
     this.trace = call.trace; // W3C traceparent
     this.meta = call.meta ?? {};
-    this.replyTo = call.reply_to ?? undefined;
+    this.replyTo = call.reply_to ?? undefined; // of a reply: the id that a send had
     this.#readsOnly = readsOnly;
     this.#stored = stored;
   }
@@ -70,6 +73,53 @@ class Context {
 
   delete() {
     this.state = undefined;
+  }
+
+  /** A message to `handler` of another entity, or of this one where no function and key are named; with a key
+   *  of null a stateless call. `delay` is "24h", `at` RFC 3339 or a Date. A later send with the same `name`
+   *  replaces it, `cancel` removes it. The handler `replyTo` of this entity gets { response } or { error }. */
+  send({ replyTo, ...fields } = {}) {
+    this.#ask("send", { ...fields, reply_to: replyTo });
+  }
+
+  /** What was sent under this name is not to arrive. */
+  cancel(name) {
+    this.#ask("cancel", { name });
+  }
+
+  /** The caller gets the answer of that entity in place of this one's: return nothing. */
+  forward(fields = {}) {
+    this.#ask("forward", fields);
+  }
+
+  /** A message to every handler that is subscribed to the topic. */
+  publish(topic, message) {
+    this.#ask("publish", { topic, message });
+  }
+
+  /** `handler` of this entity gets what is published to the topic, until it is unsubscribed. */
+  subscribe(topic, handler) {
+    this.#ask("subscribe", { topic, handler });
+  }
+
+  unsubscribe(topic) {
+    this.#ask("unsubscribe", { topic });
+  }
+
+  /** A request to a host that the config allows, at least once, with an Idempotency-Key:
+   *  { url, method, headers, body, replyTo }. */
+  http({ replyTo, ...fields }) {
+    this.#ask("http", { ...fields, reply_to: replyTo });
+  }
+
+  #ask(operation, fields) {
+    if (this.#readsOnly) throw new TypeError(`${this.handler} is declared readsOnly: it cannot ${operation}`);
+    if (this.key === undefined) throw new Refused("no_key", `call it with a key: without one it cannot ${operation}`);
+    this.#effects.push(dump({ [operation]: fields }, `what it would ${operation}`)); // now: it may change
+  }
+
+  static effects(ctx) {
+    return ctx.#effects.length === 0 ? "" : `,"effects":[${ctx.#effects.join(",")}]`;
   }
 
   static change(ctx) {
@@ -156,6 +206,7 @@ function runMessage(entity, call, message, stored, done) {
     let fields, change;
     try {
       fields = response === undefined ? "" : `,"response":${dump(response, "the response")}`;
+      fields += Context.effects(ctx);
       change = Context.change(ctx);
     } catch (problem) {
       return job.fail(problem);

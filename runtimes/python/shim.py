@@ -11,7 +11,9 @@
         serve()
 
 A handler is `function(ctx, message) -> response`. What it leaves in `ctx.state` is stored before the
-answer goes out; if it raises, nothing is. print() goes to the log. The wire is in runtimes/README.md.
+answer goes out; if it raises, nothing is. print() goes to the log. What it asks for (`ctx.send`,
+`ctx.cancel`, `ctx.forward`, `ctx.publish`, `ctx.subscribe`, `ctx.unsubscribe`, `ctx.http`) is done when,
+and only if, its answer is stored. The wire is in runtimes/README.md.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import os
 import random
 import sys
 import traceback
-from datetime import datetime
+from datetime import datetime, timedelta
 
 __all__ = ["Context", "Refused", "handler", "serve"]
 
@@ -45,7 +47,7 @@ class Context:
 
     def __init__(self, call, reads_only, stored):
         self._call, self._reads_only, self._stored = call, reads_only, stored
-        self._value, self._assigned, self._random = _STALE, False, None
+        self._value, self._assigned, self._random, self._effects = _STALE, False, None, []
 
     @property
     def state(self):
@@ -79,7 +81,7 @@ class Context:
     attempt = property(lambda self: self._call.get("attempt", 1), doc="1, 2, ... of this request")
     trace = property(lambda self: self._call.get("trace"), doc="W3C traceparent")
     meta = property(lambda self: self._call.get("meta") or {})
-    reply_to = property(lambda self: self._call.get("reply_to"))
+    reply_to = property(lambda self: self._call.get("reply_to"), doc="Of a reply: the id that a send had")
     now = property(lambda self: _time(self._call["now"]), doc="The same for all attempts of a request")
     deadline = property(lambda self: _time(self._call["deadline"]), doc="Nobody waits for longer")
     seed = property(lambda self: self._call["seed"], doc="The same for all attempts of a request")
@@ -90,6 +92,62 @@ class Context:
         if self._random is None:
             self._random = random.Random(self.seed)
         return self._random
+
+    def send(
+        self,
+        function=None,
+        key=_ABSENT,
+        handler=None,
+        message=None,
+        *,
+        delay=None,
+        at=None,
+        name=None,
+        reply_to=None,
+    ):
+        """A message to `handler` of another entity, or of this one where no function and key are named.
+        A key of None: a stateless call. `delay` is "24h" or a timedelta, `at` RFC 3339 or a datetime with
+        its zone. A later send with the same `name` replaces it, `cancel` removes it. The handler `reply_to`
+        of this entity gets {"response": ...} or {"error": ...}."""
+        if isinstance(delay, timedelta):
+            delay = f"{delay / timedelta(milliseconds=1):.0f}ms"
+        if isinstance(at, datetime):
+            at = at.isoformat()
+        target = {"message": message} if key is _ABSENT else {"key": key, "message": message}
+        options = {"delay": delay, "at": at, "name": name, "reply_to": reply_to}
+        self._ask("send", target, function=function, handler=handler, **options)
+
+    def cancel(self, name):
+        """What was sent under this name is not to arrive."""
+        self._ask("cancel", {"name": name})
+
+    def forward(self, function=None, key=_ABSENT, handler=None, message=None):
+        """The caller gets the answer of that entity in place of this one's: return nothing."""
+        target = {"message": message} if key is _ABSENT else {"key": key, "message": message}
+        self._ask("forward", target, function=function, handler=handler)
+
+    def publish(self, topic, message=None):
+        """A message to every handler that is subscribed to the topic."""
+        self._ask("publish", {"topic": topic, "message": message})
+
+    def subscribe(self, topic, handler=None):
+        """`handler` of this entity gets what is published to the topic, until it is unsubscribed."""
+        self._ask("subscribe", {"topic": topic}, handler=handler)
+
+    def unsubscribe(self, topic):
+        self._ask("unsubscribe", {"topic": topic})
+
+    def http(self, url, body=None, *, method="POST", headers=None, reply_to=None):
+        """A request to a host that the config allows, at least once, with an Idempotency-Key."""
+        self._ask("http", {"method": method, "url": url}, headers=headers, body=body, reply_to=reply_to)
+
+    def _ask(self, operation, fields, **options):
+        if self._reads_only:
+            raise TypeError(f"handler {self.handler} is declared reads_only: it cannot {operation}")
+        if self.key is None:
+            raise Refused("no_key", f"call it with a key: without one it cannot {operation}")
+        fields.update((name, value) for name, value in options.items() if value is not None)
+        self._effects.append(_dump({operation: fields}, f"what it would {operation}"))  # now: it may change
 
     def _assign(self, value):
         if self._reads_only:
@@ -193,7 +251,8 @@ def _run(call, message, stored):
         function, reads_only = _handlers[name]
         ctx = Context(call, reads_only, stored)
         response = _dump(function(ctx, message), "the response")
-        return b',"response":' + response, ctx._change()
+        effects = b',"effects":[%b]' % b",".join(ctx._effects) if ctx._effects else b""
+        return b',"response":' + response + effects, ctx._change()
     except Refused as refusal:
         error = refusal.error
     except _NotJson as problem:

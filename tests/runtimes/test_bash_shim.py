@@ -144,7 +144,7 @@ async def test_what_is_not_json_is_an_error_answer_and_not_a_broken_frame(
             assert answer.get("error", {}).get("code") == "function_error" or "null" in json.dumps(answer)
         elif text or place != "refuse code text 400":
             assert set(answer) == {"error"}
-            assert answer["error"]["message"] == "the response, the state or details are not JSON"
+            assert answer["error"]["message"] == "the response, the state, an effect or details are not JSON"
         assert await runtime.ask("fine") == {"response": 1}
 
 
@@ -255,3 +255,31 @@ async def test_a_jq_text_with_a_mistake_ends_the_process_and_jq_says_why(functio
         await runtime.hello()
         await runtime.logged("syntax error")
         assert await runtime.leader_status() == 3
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--delay",
+        "delay 24h",
+        "--key $'a\\tb'",
+        "--key $'a\\nb'",
+        "--message '{'",
+        "--message ''",
+    ],
+)
+async def test_an_effect_that_is_said_wrong_is_an_error(function: Start, words: str) -> None:
+    async with function(f"handler f; f() {{ put 1; effect send --handler h {words}; answer 1; }}") as runtime:
+        await runtime.hello()
+        answer = await runtime.ask("f")
+        assert answer["error"]["code"] == "function_error"
+        assert "effect" in answer["error"]["message"]
+        assert not {"state", "effects"} & answer.keys()
+
+
+async def test_the_text_of_an_effect_is_a_string_whatever_it_looks_like(function: Start) -> None:
+    async with function("handler f '.message'; f() { effect send --key \"$1\" --message 1.10; }") as runtime:
+        await runtime.hello()
+        for key in ("1", "null", "--key", 'a"b\\c', "ü" * 300, "$(touch pwned)"):
+            answer = await runtime.ask("f", key)
+            assert answer["effects"] == [{"send": {"key": key, "message": 1.1}}]

@@ -373,3 +373,18 @@ async def test_without_pipes_the_protocol_stays_on_stdout_and_console_log_is_tur
     assert "hello" in json.loads(hello)
     assert json.loads(answer) == {"id": "a.1", "response": 3}
     assert "log" in (tmp_path / "err").read_text()
+
+
+async def test_what_is_sent_is_what_it_was_when_it_was_sent(function: Start) -> None:
+    async with function("""
+handler("f", (ctx, message) => {
+  ctx.send({ message });
+  message.push(2);
+});
+handler("g", (ctx) => ctx.send({ message: NaN }));
+handler("h", (ctx) => ctx.send({ dleay: "24h" }));
+""") as runtime:
+        await runtime.hello()
+        assert (await runtime.ask("f", [1]))["effects"] == [{"send": {"message": [1]}}]
+        assert "what it would send is not JSON" in (await runtime.ask("g"))["error"]["message"]
+        assert (await runtime.ask("h"))["effects"] == [{"send": {"dleay": "24h"}}]  # the host says no

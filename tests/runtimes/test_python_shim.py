@@ -450,3 +450,32 @@ def test_a_test_may_import_a_function_and_call_its_handlers(
     assert context.state == {"count": 2}
     print("still ours")
     assert capfd.readouterr().out == "still ours\n"
+
+
+async def test_a_delay_may_be_a_timedelta_and_a_time_a_datetime(function: Start) -> None:
+    async with function("""
+from datetime import datetime, timedelta, timezone
+@handler
+def f(ctx, message):
+    ctx.send(delay=timedelta(hours=24))
+    ctx.send(at=datetime(2026, 11, 24, 2, 11, tzinfo=timezone(timedelta(hours=1))))
+""") as runtime:
+        await runtime.hello()
+        assert [effect["send"] for effect in (await runtime.ask("f"))["effects"]] == [
+            {"message": None, "delay": "86400000ms"},
+            {"message": None, "at": "2026-11-24T02:11:00+01:00"},
+        ]
+
+
+async def test_what_is_sent_is_what_it_was_when_it_was_sent(function: Start) -> None:
+    async with function("""
+@handler
+def f(ctx, message):
+    ctx.send(message=message)
+    message.append(2)
+@handler
+def g(ctx, message): ctx.send(message={1, 2})
+""") as runtime:
+        await runtime.hello()
+        assert (await runtime.ask("f", [1]))["effects"] == [{"send": {"message": [1]}}]
+        assert "what it would send is not JSON" in (await runtime.ask("g"))["error"]["message"]
