@@ -35,6 +35,7 @@ The modules in reading order. A module imports only what stands above it in this
     state.postgres      psycopg without its waits
     state.migrate       numbered SQL, applied once
     state.cache         states in memory, bounded in bytes
+    state.consequences  what a turn consumes and causes, as rows
     state.rows          what goes into the gathered statements and comes out
     state.lane          one connection kept up for one gatherer
     state.resolver      unknown outcomes
@@ -42,6 +43,7 @@ The modules in reading order. A module imports only what stands above it in this
     state.loader        gathers loads, checks and reads
     state.sweeper       forgets what nobody may ask for any more
     state.store         loads and commits in batches
+    state.outbox        claims, leases, pauses and dead letters of messages
     processes.child_exit  waits for a child that no spawner started: PostgreSQL, another node
     processes.log_lines what a child prints that is no frame
     processes.noise     what that may cost the loop
@@ -59,6 +61,8 @@ The modules in reading order. A module imports only what stands above it in this
     processes.exec_call one process that answers one message
     processes.exec_mode one process per call
     processes.supervisor  the nursery: executes the roster's plan
+    delivery.pace       how many messages of a function a node holds
+    delivery.dispatcher messages from the outbox to the mailboxes
     http.framing        where one request ends; what is refused
     http.service        what the connections of one server share
     http.connection     one socket, one walk, requests in order

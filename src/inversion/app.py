@@ -21,6 +21,7 @@ import trio
 
 from inversion.calls import Calls
 from inversion.config import Config, Mode
+from inversion.delivery.dispatcher import Dispatcher
 from inversion.embedded import EmbeddedPostgres
 from inversion.errors import Code, Conflict, InversionError, RuntimeBroken, StoreUnavailable
 from inversion.exposition import function_reports, metrics_of
@@ -120,9 +121,12 @@ class _Node:
         self._office = PostOffice(
             self._store, pools, self._functions, limits, self._note_failure, self._after
         )
+        self._dispatcher = Dispatcher(database.conninfo, self._functions, self._office, pools, self._counters)
+        self._store.births = self._dispatcher
         self._watch.expects = lambda: len(self._office.live)
         self._nursery.start_soon(self._sweep)
         self._open_doors(listeners)
+        self._nursery.start_soon(self._dispatcher.run)
         await self._supervisor.first_words(_HELLO_PATIENCE_S)
         if (origin := self._options.reload) is not None:
             reloader = Reloader(self._config, origin, self._functions, self._supervisor, self._office)
@@ -158,7 +162,9 @@ class _Node:
         pools = self._supervisor.pools
         self._calls = calls = Calls(self._functions, self._office, pools, self._store, self._counters)
         held = Held(limits.in_flight_bytes)
-        metrics = metrics_of(self._counters, self._store, self._office, pools, held, lambda: self._servers)
+        metrics = metrics_of(
+            self._counters, self._store, self._office, pools, held, lambda: self._servers, self._dispatcher
+        )
         sources = Sources(self._not_ready, metrics.text, partial(function_reports, self._supervisor))
         admin = partial(Admin, calls, sources, token=self._options.admin_token, tally=self._tally)
         ingress = Ingress(
@@ -236,9 +242,11 @@ class _Node:
         self._reloading.cancel()
         limit_s = self._config.limits.drain_s
         until_s = trio.current_time() + limit_s
+        self._dispatcher.drain()
         self.drained = await answer_all(
             self._calls, self._office, self._store, self._servers, self._doors_closed, limit_s
         )
+        await self._dispatcher.farewell()
         if self.drained:
             with trio.move_on_at(until_s):
                 await self._supervisor.drain()

@@ -136,13 +136,23 @@ class Conflict(InversionError):
         super().__init__(Code.CONTENDED, detail, retry_after_s=1)
 
 
+class Outrun(InversionError):
+    """A message of the turn is not this node's any more, or one before it waits outside the turn."""
+
+    fault = "conflict"
+
+    def __init__(self) -> None:
+        super().__init__(Code.CONTENDED, "a message of this turn was taken by another", retry_after_s=1)
+
+
 class RetryAsked(InversionError):
     """The function answered `"retry": true`: the turn is discarded and run again."""
 
     fault = "function"
 
-    def __init__(self) -> None:
+    def __init__(self, said: FunctionError | None = None) -> None:
         super().__init__(Code.FUNCTION_ERROR, "the function asked for a retry")
+        self.said = said  #: its words, when the turn had one message
 
 
 class Abandoned(InversionError):

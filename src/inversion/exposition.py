@@ -7,12 +7,14 @@ from functools import partial
 from typing import Final
 
 from inversion import __version__
+from inversion.delivery.dispatcher import Dispatcher
 from inversion.http.admin import FunctionReport
 from inversion.http.server import Server
 from inversion.http.service import Held
 from inversion.mailbox import PostOffice
 from inversion.observe.metrics import Counters, Metrics
 from inversion.processes.supervisor import Pool, Supervisor
+from inversion.state.outbox import Backlog
 from inversion.state.store import PostgresStore
 
 #: Counters of http/service.py -> what /metrics says of them.
@@ -25,6 +27,14 @@ _DOOR_HELP: Final = {
     "accept_failures": "Times no connection could be accepted.",
 }
 
+#: Name of a gauge, what /metrics says of it, what it is of a function's backlog.
+_BACKLOG: Final[Sequence[tuple[str, str, Callable[[Backlog], float]]]] = (
+    ("messages_due", "Messages and timers that are due, up to 20,000.", lambda backlog: backlog.due),
+    ("messages_waiting", "Messages in the database, up to 10,000.", lambda backlog: backlog.messages),
+    ("timers_waiting", "Timers in the database, up to 10,000.", lambda backlog: backlog.timers),
+    ("messages_lag_seconds", "How long the oldest that is due has been so.", lambda backlog: backlog.lag_s),
+)
+
 
 def metrics_of(
     counters: Counters,
@@ -33,6 +43,7 @@ def metrics_of(
     pools: Mapping[str, Pool],
     held: Held,
     servers: Callable[[], Sequence[Server]],
+    dispatcher: Dispatcher,
 ) -> Metrics:
     """The node's metrics; `servers` is asked late, for the doors open last."""
     metrics = Metrics(counters, version=__version__)
@@ -40,6 +51,13 @@ def metrics_of(
     metrics.gauge("cache_bytes", "Bytes of cached states.", lambda: store.cache.held_bytes)
     metrics.gauge("database_up", "1 while a connection is up.", lambda: float(store.available))
     metrics.gauge("database_waiting", "Turns that wait for a statement.", lambda: store.waiting)
+
+    def backlog(read: Callable[[Backlog], float]) -> Callable[[], Mapping[str, float]]:
+        return lambda: {name: read(each) for name, each in dispatcher.backlog.items()}
+
+    metrics.gauge("messages_held", "Messages that this node has.", lambda: dispatcher.held)
+    for name, text, read in _BACKLOG:
+        metrics.gauges(name, text, "function", backlog(read))
 
     def refusals() -> Mapping[str, float]:
         return {

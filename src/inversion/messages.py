@@ -72,6 +72,31 @@ class Idempotency:
     waits: bool = True  #: for the answer while the first one runs; else it is refused
 
 
+@attrs.frozen(slots=True, eq=False)
+class Delivery:
+    """A message that this node holds for a while: what the commit of its turn consumes, all of it or none."""
+
+    target: Address
+    sender: str  #: function/key of an entity; "-/id": sent from outside; "~/id": the answer of no entity
+    sender_version: int  #: with `seq` the order of what one sender sends to one entity
+    seq: int
+    id: str
+    handler: str
+    body: bytes
+    timer: str | None = None  #: its name among the sender's timers: then it has no order
+    reply_to: str | None = None  #: the sender's handler that gets the answer
+    answers: str | None = None  #: it is the answer to the message with this id
+    hops: int = 0
+    attempt: int = 1  #: with the node's own id the token of the lease
+    failures: int = 0
+    age_ms: int = 0  #: when it was claimed
+
+    @property
+    def outside(self) -> bool:
+        """Sent by nobody who could get an answer: the answer is kept for whoever asks."""
+        return self.sender.startswith("-/")
+
+
 @attrs.define(slots=True, eq=False)
 class Request:
     """One caller waiting for one answer. Mutable only in what the mailbox counts."""
@@ -96,6 +121,7 @@ class Request:
     alone: bool = False  #: after a death it runs with nothing else in its process
     idempotency: Idempotency | None = None
     condition: Condition | None = None  #: then it is alone in its turn
+    delivery: Delivery | None = None  #: nobody called: it is a message, consumed by the commit of its turn
     repeats: bool = False  #: its key was in flight when it came: look for the first one's answer
     turn: Turn | None = None  #: None while it waits in the mailbox
     answered: bool = False

@@ -106,7 +106,7 @@ async def receive_message_out(turn: Turn, sent: Sent) -> MessageOut:
     if asking := retry_asked(turn.requests, out):
         for request in asking:
             request.retries += 1
-        raise RetryAsked
+        raise RetryAsked(out.answers[0].error)
     turn.marks.append(perf_counter())
     return out
 

@@ -111,7 +111,7 @@ def test_a_migration_says_what_must_be_known_beside_it_or_needs_itself() -> None
 OLDER_BOOKS = """
 ALTER TABLE inversion.migration DROP COLUMN needs;
 DELETE FROM inversion.migration WHERE number > 1;
-DROP TABLE inversion.request
+DROP TABLE inversion.request, inversion.message, inversion.timer, inversion.dead_letter
 """
 
 

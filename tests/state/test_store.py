@@ -8,8 +8,8 @@ import pytest
 import trio
 from walking import DELETING, KEEPING, a_store, commit, load, put, putting, read, running, sql, turn_of, walk
 
-from inversion.effects import Cancel
-from inversion.errors import Abandoned, Code, Conflict, RuntimeBroken, StoreUnavailable
+from inversion.effects import Cancel, Effect, Publish
+from inversion.errors import Abandoned, Code, Conflict, EffectsRefused, RuntimeBroken, StoreUnavailable
 from inversion.messages import NO_STATE, Address, Answer, Change, MessageOut, State
 from inversion.state.store import PostgresStore
 
@@ -189,13 +189,15 @@ async def test_a_state_that_cannot_be_stored_is_refused_before_it_is_sent(value:
     assert not turn.commit_sent
 
 
-@pytest.mark.parametrize("key", ["k", None])
-async def test_effects_are_refused_and_never_ignored(key: str | None) -> None:
+@pytest.mark.parametrize(("key", "effect"), [("k", Publish("t", b"1")), (None, Cancel("a"))])
+async def test_effects_that_cannot_be_carried_out_are_refused_and_never_ignored(
+    key: str | None, effect: Effect
+) -> None:
     store = a_store("host=/nowhere")
-    turn = turn_of("k")
+    turn = turn_of("k", 2)
     turn.address = Address("counter", key)
-    out = MessageOut([Answer(), Answer(b"1", effects=[Cancel("a")])])
-    with pytest.raises(RuntimeBroken, match="later release"):
+    out = MessageOut([Answer(), Answer(b"1", effects=[effect])])
+    with pytest.raises(EffectsRefused, match="nothing was stored"):
         await walk(lambda: store.store_state(turn, NO_STATE, out))
 
 

@@ -91,6 +91,10 @@ class Counters:
     checks: int = 0  #: reads found to be the newest
     unknown_outcomes: int = 0  #: commits whose answer was lost
     database_losses: int = 0  #: connections that broke
+    messages_claimed: int = 0  #: taken from the database; those born here and run at once are not
+    messages_delivered: int = 0  #: consumed by a turn of this node
+    messages_failed: int = 0  #: attempts that count against retry.attempts
+    messages_dead: int = 0  #: dead letters
 
     @classmethod
     def of(cls, functions: Iterable[str]) -> Counters:
@@ -111,6 +115,10 @@ _NODE_HELP: Final = {
     "checks": "Reads that were found to be the newest.",
     "unknown_outcomes": "Commits whose answer was lost.",
     "database_losses": "Database connections that broke.",
+    "messages_claimed": "Messages taken from the database by polling.",
+    "messages_delivered": "Messages consumed by a committed turn.",
+    "messages_failed": "Attempts at messages that failed.",
+    "messages_dead": "Messages that became dead letters.",
 }
 _FUNCTION_HELP: Final = {
     "failed_answers": "Answers that were the function's own error.",

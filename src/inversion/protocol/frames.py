@@ -118,6 +118,8 @@ def encode_message_in(message: MessageIn) -> bytes:
 
 def _ctx(request: Request) -> str:
     trace = "" if request.trace is None else f'"trace":{json_text.quote(request.trace).decode()},'
+    if request.delivery is not None and request.delivery.answers is not None:
+        trace += f'"reply_to":{json_text.quote(request.delivery.answers).decode()},'
     return (
         f'"handler":"{request.handler}","attempt":{request.attempt},"now":"{request.now}",'
         f'"deadline":"{request.deadline}","seed":"{request.seed}",{trace}"meta":{{}}'

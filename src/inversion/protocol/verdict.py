@@ -19,6 +19,7 @@ from inversion.errors import (
     EffectsRefused,
     InversionError,
     Outcome,
+    Outrun,
     Overrun,
     ProcessDied,
     RequestRefused,
@@ -61,8 +62,12 @@ def judge(error: Exception, turn: Turn, request: Request, *, rerun: int, now_s: 
     in_time = now_s < request.deadline_s
     several = len(turn.requests) > 1
     match error:
-        case Abandoned() | Conflict() | RetryAsked() if not in_time:
-            return GiveUp(error if isinstance(error, Conflict) else expired(turn))
+        case Outrun() if request.delivery is None and in_time:
+            return RunAgain(How.TOGETHER)
+        case RetryAsked() if request.delivery is not None and not several:
+            return GiveUp(error)  # when it is tried again is the retry policy's
+        case Abandoned() | Conflict() | Outrun() | RetryAsked() if not in_time:
+            return GiveUp(error if isinstance(error, Conflict | Outrun) else expired(turn))
         case Abandoned() | Conflict():
             return RunAgain(How.TOGETHER)
         case RetryAsked():
@@ -86,7 +91,9 @@ def retry_asked(requests: Sequence[Request], out: MessageOut) -> list[Request]:
     return [
         request
         for request, answer in zip(requests, out.answers, strict=True)
-        if answer.error is not None and answer.error.retry and request.retries < MAX_RETRIES
+        if answer.error is not None
+        and answer.error.retry
+        and (request.retries < MAX_RETRIES or request.delivery is not None)
     ]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from inversion.errors import Abandoned, Conflict
+from inversion.errors import Abandoned, Conflict, Outrun
 from inversion.gate import Bridge, GatheredGate
 from inversion.observe.metrics import Counters
 from inversion.state import rows, sql
@@ -54,8 +54,17 @@ class Committer:
     def _cut(self, walks: list[CommitWalk]) -> list[CommitWalk]:
         """Keep what fits into one statement, the rest goes back."""
         room_bytes = _MOST_BYTES
+        timers: set[tuple[bytes, bytes, bytes]] = set()
         for place, walk in enumerate(walks):
             room_bytes -= len(walk.item.state or b"")
+            consequences = walk.item.consequences
+            if consequences is not None:
+                room_bytes -= consequences.weight_bytes
+                # One statement cannot change a row twice: a timer is consumed here and cancelled there.
+                clash = bool(consequences.touched) and not timers.isdisjoint(consequences.touched)
+                timers.update(consequences.touched)
+                if clash:
+                    room_bytes = -1
             if room_bytes < 0 < place:
                 self._park(walks[place:])
                 return walks[:place]
@@ -77,7 +86,8 @@ class Committer:
         if not sending:
             return
         try:
-            sent = await connection.execute(*rows.commit_statement([walk.item for walk in sending]))
+            statement, parameters = rows.commit_statement([walk.item for walk in sending])
+            sent = await connection.execute(statement, parameters)
         except ConnectionLost as lost:
             self._counters.database_losses += 1
             if lost.sent:
@@ -96,7 +106,7 @@ class Committer:
                 self._counters.unknown_outcomes += len(sending)
                 self._resolver.doubt(sending)
             else:
-                _settle(sending, sent)
+                _settle(sending, statement, sent)
 
     async def _refused(
         self, connection: Connection, walks: Sequence[CommitWalk], failure: StatementFailed
@@ -145,15 +155,15 @@ def _not_sent(walks: Sequence[CommitWalk]) -> None:
         walk.item.turn.commit_sent = False
 
 
-def _settle(walks: Sequence[CommitWalk], sent: Rows) -> None:
-    if sent.count == len(walks):
+def _settle(walks: Sequence[CommitWalk], statement: sql.Statement, sent: Rows) -> None:
+    if sent.count == len(walks) and statement is not sql.COMMIT_MESSAGES:
         for walk in walks:
             walk.resume(None)
         return
-    applied = {sent.value(row, 0) for row in range(sent.count)}
+    applied, outrun = rows.applied_of(statement, sent)
     for walk in walks:
         if walk.item.id in applied:
             walk.resume(None)
         else:
             walk.item.turn.commit_sent = False
-            walk.throw(Conflict())
+            walk.throw(Outrun() if walk.item.id in outrun else Conflict())

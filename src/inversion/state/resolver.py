@@ -12,7 +12,7 @@ from enum import Enum
 from functools import partial
 from typing import Final, assert_never
 
-from inversion.errors import Abandoned, Code, Conflict, InversionError, Outcome
+from inversion.errors import Abandoned, Code, Conflict, InversionError, Outcome, Outrun
 from inversion.gate import Bridge, Gate, Walk
 from inversion.state import rows, sql
 from inversion.state.dialing import ConnectionLost
@@ -46,24 +46,30 @@ def decide(
     row: tuple[bytes, bytes | None] | None,
     keyed: bool = False,
     record: bytes | None = None,
+    consumes: bool = False,
+    outrun: bool = False,
 ) -> Finding:
     """The table: `row` is the entity's (turn, prev), read under a lock after the commit was sent again.
 
     `record` is the turn that answered one of its keys, read after that; `keyed`: it would have left one.
+    `outrun`: not all that it consumes is there any more, when it was sent again.
     """
     if returned or record == turn:
         return Finding.APPLIED
     if record is not None:
         return Finding.NEVER_LANDS  # run again, it finds the record and replays it
     if row is None and replaced is None:
-        return Finding.SEND_AGAIN
+        # Of no entity: gone by this turn or by another. Whoever delivers finds the same either way.
+        return Finding.UNKNOWN if outrun else Finding.SEND_AGAIN
     newest, before = row or (None, None)
     if turn in (newest, before):
         return Finding.APPLIED
     if row is not None and newest == replaced:
-        return Finding.SEND_AGAIN
+        return Finding.NEVER_LANDS if outrun else Finding.SEND_AGAIN
     if row is not None and before == replaced:
         return Finding.NEVER_LANDS
+    if consumes and not outrun:
+        return Finding.NEVER_LANDS  # what it consumes is still there: deliver again
     return Finding.NEVER_LANDS if keyed else Finding.UNKNOWN
 
 
@@ -150,10 +156,11 @@ class Resolver:
 
     async def _resolve_together(self, connection: Connection, walks: Sequence[CommitWalk]) -> None:
         commits = [walk.item for walk in walks]
-        sent = await connection.execute(*rows.commit_statement(commits))
+        statement, parameters = rows.commit_statement(commits)
+        sent = await connection.execute(statement, parameters)
         if sent.warned:
             return
-        returned = {sent.value(row, 0) for row in range(sent.count)}
+        returned, outrun = rows.applied_of(statement, sent)
         found: Mapping[int, tuple[bytes, bytes | None]] = {}
         records: dict[int, bytes] = {}
         if len(returned) < len(commits):
@@ -177,8 +184,10 @@ class Resolver:
                 commit.replaced,
                 returned=commit.id in returned,
                 row=found.get(place),
-                keyed=bool(commit.records),
+                keyed=any(request.idempotency is not None for request in commit.turn.requests),
                 record=records.get(place),
+                consumes=commit.consequences is not None and commit.consequences.consumed > 0,
+                outrun=commit.id in outrun,
             )
             self._settle(walk, finding)
 
@@ -208,7 +217,8 @@ class Resolver:
                 continue
             turn.commit_sent = True
             try:
-                sent = await connection.execute(*rows.commit_statement([walk.item]))
+                statement, parameters = rows.commit_statement([walk.item])
+                sent = await connection.execute(statement, parameters)
             except StatementFailed as failure:
                 turn.commit_sent = False
                 if failure.sqlstate not in TRANSIENT and self._leaves(walk):
@@ -221,13 +231,14 @@ class Resolver:
                 raise
             else:
                 if self._leaves(walk):
+                    applied, outrun = rows.applied_of(statement, sent)
                     if sent.warned:
                         self._doubtful[walk] = None
-                    elif sent.count:
+                    elif applied:
                         walk.resume(None)
                     else:
                         turn.commit_sent = False
-                        walk.throw(Conflict())
+                        walk.throw(Outrun() if outrun else Conflict())
 
     def _leaves(self, walk: CommitWalk) -> bool:
         """Whether it was still here: the sweep may have let it go while its statement ran."""

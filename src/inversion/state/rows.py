@@ -11,10 +11,13 @@ from inversion import json_text
 from inversion.errors import Code, RequestRefused
 from inversion.messages import Address, Answer, Idempotency, Recorded, State, Turn
 from inversion.state import arrays, sql
+from inversion.state.consequences import Consequences, arrays_of
 from inversion.state.postgres import Rows
 
 #: The key under which the records of stateless calls stand: no entity can have it.
 STATELESS_KEY: Final = b"-"
+#: What the id of the record of a message's answer begins with.
+OUTPUT: Final = "m:"
 #: The content type under which a refusal of ours is kept, the one there is: a condition that did not hold.
 _OURS: Final = b"application/problem+json"
 
@@ -43,10 +46,11 @@ class Commit:
     replaced: bytes | None  #: the turn it was computed from; None: there was no row
     state: bytes | None  #: None: deleted
     records: Sequence[Record] = ()
+    consequences: Consequences | None = None
 
     @property
     def stateless(self) -> bool:
-        """There is no entity, only the record of an answer."""
+        """There is no entity, only the record of an answer, or a message that is consumed."""
         return self.key == STATELESS_KEY
 
     @property
@@ -72,9 +76,14 @@ class Check:
 
 def commit_statement(commits: Sequence[Commit]) -> tuple[sql.Statement, Sequence[bytes | None]]:
     """The statement that commits these, and its parameters."""
+    keyed = False
     for commit in commits:
+        if commit.consequences is not None:
+            return sql.COMMIT_MESSAGES, _messages_parameters(commits)
         if commit.records:
-            return sql.COMMIT_KEYED, _keyed_parameters(commits)
+            keyed = True
+    if keyed:
+        return sql.COMMIT_KEYED, _keyed_parameters(commits)
     if len(commits) == 1 and commits[0].replaced is not None:
         one = commits[0]
         version = one.version.to_bytes(8, "big")
@@ -94,9 +103,51 @@ def _commit_parameters(commits: Sequence[Commit]) -> list[bytes]:
 
 
 def _keyed_parameters(commits: Sequence[Commit]) -> list[bytes]:
-    records = [(commit, record) for commit in commits for record in commit.records]
     return [
         *_commit_parameters([commit for commit in commits if not commit.stateless]),
+        *_record_parameters(commits),
+    ]
+
+
+def _messages_parameters(commits: Sequence[Commit]) -> list[bytes]:
+    entities = [commit for commit in commits if not commit.stateless]
+    alone = [commit for commit in commits if commit.stateless]
+    return [
+        *_commit_parameters(entities),
+        arrays.int8s([_needs(commit) for commit in entities]),
+        arrays.uuids([commit.id for commit in alone]),
+        arrays.int8s([_needs(commit) for commit in alone]),
+        *_record_parameters(commits),
+        *arrays_of(
+            [
+                (commit.id, commit.function, commit.key, commit.consequences)
+                for commit in commits
+                if commit.consequences is not None
+            ]
+        ),
+    ]
+
+
+def _needs(commit: Commit) -> int:
+    """How many rows the statement is to count for the turn: itself, and what it consumes."""
+    return 1 if commit.consequences is None else 1 + commit.consequences.consumed
+
+
+def applied_of(statement: sql.Statement, sent: Rows) -> tuple[set[bytes | None], set[bytes | None]]:
+    """The turns that were applied, and those that were not because what they consume is not there."""
+    turns = [sent.value(row, 0) for row in range(sent.count)]
+    if statement is not sql.COMMIT_MESSAGES:
+        return set(turns), set()
+    said = [sent.value(row, 1) == b"\x01" for row in range(sent.count)]
+    return (
+        {turn for turn, applied in zip(turns, said, strict=True) if applied},
+        {turn for turn, applied in zip(turns, said, strict=True) if not applied},
+    )
+
+
+def _record_parameters(commits: Sequence[Commit]) -> list[bytes]:
+    records = [(commit, record) for commit in commits for record in commit.records]
+    return [
         arrays.texts([commit.function for commit, _ in records]),
         arrays.texts([commit.key for commit, _ in records]),
         arrays.texts([record.id for _, record in records]),
@@ -112,12 +163,15 @@ def _keyed_parameters(commits: Sequence[Commit]) -> list[bytes]:
 def records_of(
     turn: Turn, answers: Sequence[Answer], versions: Sequence[int], content_type: str
 ) -> list[Record]:
-    """What is kept of a turn's answers: of those requests that have a key."""
-    return [
-        _record(request.idempotency, answer, version, content_type)
-        for request, answer, version in zip(turn.requests, answers, versions, strict=True)
-        if request.idempotency is not None
-    ]
+    """What is kept of a turn's answers: of those requests that have a key, and of messages from outside."""
+    records = []
+    for request, answer, version in zip(turn.requests, answers, versions, strict=True):
+        if request.idempotency is not None:
+            records.append(_record(request.idempotency, answer, version, content_type))
+        elif request.delivery is not None and request.delivery.outside:
+            asked = Idempotency(OUTPUT + request.delivery.id, b"")
+            records.append(_record(asked, answer, version, content_type))
+    return records
 
 
 def _record(asked: Idempotency, answer: Answer, version: int, content_type: str) -> Record:

@@ -25,6 +25,7 @@ from inversion.observe.metrics import Counters
 from inversion.state import migrate, sql
 from inversion.state.cache import StateCache
 from inversion.state.committer import Committer
+from inversion.state.consequences import Births, consequences_of, versions_with
 from inversion.state.dialing import ConnectionLost, Settings, UnfitServer
 from inversion.state.lane import Knocking, Lane, Log
 from inversion.state.loader import Loader, Loading, Read, Readers
@@ -69,13 +70,17 @@ class PostgresStore:
         lane = partial(Lane, conninfo, Settings(), watch=watch, log=log, knocking=self._knocking)
         self._load_lanes = [lane((sql.LOAD, sql.OUTDATED, sql.RECORDED)) for _ in range(loaders)]
         self._commit_lanes = [
-            lane((sql.COMMIT, sql.COMMIT_ONE, sql.COMMIT_KEYED, sql.UNLOCKED)) for _ in range(committers)
+            lane((sql.COMMIT, sql.COMMIT_ONE, sql.COMMIT_KEYED, sql.COMMIT_MESSAGES, sql.UNLOCKED))
+            for _ in range(committers)
         ]
-        self._resolver_lane = lane((sql.COMMIT, sql.COMMIT_ONE, sql.COMMIT_KEYED, sql.FIND, sql.RECORDED))
+        self._resolver_lane = lane(
+            (sql.COMMIT, sql.COMMIT_ONE, sql.COMMIT_KEYED, sql.COMMIT_MESSAGES, sql.FIND, sql.RECORDED)
+        )
         self._resolver = Resolver(self._resolver_lane, watch.later)
         self._loads: GatheredGate[Loading, State] = GatheredGate(watch.later)
         self._commits: GatheredGate[Commit, None] = GatheredGate(watch.later)
         self._readers = Readers(self._loads)
+        self.births: Births | None = None  #: who runs messages at once that are born here; None: nobody
         self._looked_s = 0.0
         self._newer: Sequence[str] = ()  #: migrations that this release does not know
         self.cache = StateCache(limits.cache_bytes)
@@ -164,12 +169,9 @@ class PostgresStore:
         """Step 5. One commit for the turn, or the check that its answers are not outdated."""
         address = turn.address
         answers = out.answers
-        for answer in answers:
-            if answer.effects:
-                raise RuntimeBroken(
-                    Code.PROTOCOL_ERROR, "effects come with a later release of inversion; nothing was stored"
-                )
         keyed = _keyed(turn)
+        if _talks(turn, answers):
+            return await self._store_with_messages(turn, state, out)
         if address.key is None:
             if keyed:
                 await self._record(turn, out)
@@ -200,6 +202,41 @@ class PostgresStore:
             raise
         self._counters.transitions += versions[-1] - state.version
         self.cache.put(address, State(value, versions[-1], commit.id))
+        return Stored(answers, versions, out.content_type)
+
+    async def _store_with_messages(self, turn: Turn, state: State, out: MessageOut) -> Stored:
+        """Step 5 of a turn that consumes or causes messages: it always commits, errors too."""
+        address, answers = turn.address, out.answers
+        versions = versions_with(turn, state.version, answers)
+        value = state.value if out.change is _KEEP else self._checked(out)
+        made = consequences_of(turn, answers, versions, self.births, out.content_type)
+        commit = Commit(
+            turn,
+            address.function.encode(),
+            STATELESS_KEY if address.key is None else address.key.encode(),
+            versions[-1],
+            new_turn_id(),
+            state.turn,
+            value,
+            records_of(turn, answers, versions, out.content_type),
+            made,
+        )
+        try:
+            await self._commits.wait(commit)
+        except Exception:
+            if address.key is not None:
+                self.cache.drop(address)
+            raise
+        if address.key is not None:
+            self._counters.transitions += versions[-1] - state.version
+            self.cache.put(address, State(value, versions[-1], commit.id))
+        if self.births is not None:
+            if made.leased:
+                self.births.born(made.leased)
+            if made.due:
+                self.births.stir()
+        if address.key is None:
+            return Stored(answers, [None] * len(answers), out.content_type)
         return Stored(answers, versions, out.content_type)
 
     async def read_state(self, address: Address, deadline_s: float) -> State:
@@ -283,6 +320,17 @@ class _Gatherers:
 def _keyed(turn: Turn) -> bool:
     for request in turn.requests:  # noqa: SIM110 (once a turn: the generator would cost the most)
         if request.idempotency is not None:
+            return True
+    return False
+
+
+def _talks(turn: Turn, answers: Sequence[Answer]) -> bool:
+    """Whether it consumes or causes messages."""
+    for request in turn.requests:
+        if request.delivery is not None:
+            return True
+    for answer in answers:  # noqa: SIM110 (as above)
+        if answer.effects:
             return True
     return False
 

@@ -133,6 +133,20 @@ COMMIT_ONE: Final = statement(_QUERIES["commit_one"])
 #: The arrays of COMMIT, then of the records of answers: text[] functions, keys, ids, bytea[] hashes, uuid[]
 #: turns, int8[] versions, int8[] statuses, text[] content types, bytea[] bodies -> (turn uuid) applied.
 COMMIT_KEYED: Final = statement(_QUERIES["commit_keyed"])
+#: The same for turns that consume or cause messages; rows.py and consequences.py have its arrays ->
+#: (turn uuid, boolean): applied, or not all that it consumes is there.
+COMMIT_MESSAGES: Final = statement(_QUERIES["commit_messages"])
+#: text[] functions, int8[] rooms, uuid owner, int8 lease in ms -> the columns of outbox.py, in pairs' order.
+CLAIM_MESSAGES: Final = statement(_QUERIES["claim_messages"])
+CLAIM_TIMERS: Final = statement(_QUERIES["claim_timers"])
+RENEW_MESSAGES: Final = statement(_QUERIES["renew_messages"])
+RENEW_TIMERS: Final = statement(_QUERIES["renew_timers"])
+PUT_OFF_MESSAGES: Final = statement(_QUERIES["put_off_messages"])
+PUT_OFF_TIMERS: Final = statement(_QUERIES["put_off_timers"])
+BURY_MESSAGE: Final = statement(_QUERIES["bury_message"])
+BURY_TIMER: Final = statement(_QUERIES["bury_timer"])
+#: text[] functions -> (ordinal int8, due int8, messages int8, timers int8, lag in ms int8), up to 10,000.
+BACKLOG: Final = statement(_QUERIES["backlog"])
 #: text[] functions, keys, ids -> (ordinal int8, hash, turn, version int8, status int8, content type, body).
 RECORDED: Final = statement(_QUERIES["recorded"])
 #: int8 milliseconds of retention -> a row for each record that was deleted, at most 1,000.

@@ -72,6 +72,361 @@ WITH known AS MATERIALIZED (
 )
 SELECT up.turn FROM up UNION ALL SELECT stateless.turn FROM stateless;
 
+-- name: commit_messages
+-- Whatever a turn consumes is locked before any entity: messages, then timers, each in the order of its key.
+WITH m AS MATERIALIZED (
+    SELECT c.turn, x.*
+      FROM unnest($19::uuid[], $20::text[], $21::text[], $22::text[], $23::int8[], $24::int8[], $25::int8[],
+                  $26::int8[])
+           AS c (turn, function, key, sender, first_version, first_seq, last_version, last_seq)
+      JOIN inversion.message AS x
+        ON x.function = c.function AND x.key = c.key AND x.sender = c.sender
+       AND (x.sender_version, x.seq) >= (c.first_version, c.first_seq)
+       AND (x.sender_version, x.seq) <= (c.last_version, c.last_seq)
+     ORDER BY x.function, x.key, x.sender, x.sender_version, x.seq
+       FOR UPDATE OF x
+), t AS MATERIALIZED (
+    SELECT c.turn, c.id IS NOT NULL AS consumed, c.deletes, x.*
+      FROM unnest($43::uuid[], $44::text[], $45::text[], $46::text[], $47::text[], $48::int8[])
+           AS c (turn, function, key, name, id, deletes)
+      JOIN inversion.timer AS x ON x.function = c.function AND x.key = c.key AND x.name = c.name
+       AND (c.id IS NULL OR x.id = c.id)
+     ORDER BY x.function, x.key, x.name
+       FOR UPDATE OF x
+), complete AS MATERIALIZED (
+    -- each turn counts once for itself, so that this is always asked and its locks are always taken
+    SELECT l.turn, count(*) AS needs
+      FROM (SELECT e.turn FROM unnest($4::uuid[]) AS e (turn)
+             UNION ALL SELECT s.turn FROM unnest($8::uuid[]) AS s (turn)
+             UNION ALL SELECT m.turn FROM m
+             UNION ALL SELECT t.turn FROM t WHERE t.consumed) AS l
+     GROUP BY l.turn
+), known AS MATERIALIZED (
+    SELECT n.function, n.key
+      FROM unnest($10::text[], $11::text[], $12::text[]) AS n (function, key, id)
+     CROSS JOIN LATERAL (SELECT 1 FROM inversion.request AS r
+                          WHERE r.function = n.function AND r.key = n.key AND r.id = n.id) AS r (one)
+), up AS (
+    INSERT INTO inversion.entity AS e (function, key, version, turn, prev, state, updated_at)
+    SELECT m.function, m.key, m.version, m.turn, m.prev, m.state, now()
+      FROM unnest($1::text[], $2::text[], $3::int8[], $4::uuid[], $5::uuid[], $6::text[], $7::int8[])
+           AS m (function, key, version, turn, prev, state, needs)
+     WHERE ((m.turn, m.needs) IN (SELECT c.turn, c.needs FROM complete AS c)) IS TRUE
+       AND (m.prev IS NULL
+            OR m.prev = (SELECT g.turn FROM inversion.entity AS g
+                          WHERE g.function = m.function AND g.key = m.key))
+       AND NOT EXISTS (SELECT 1 FROM known AS k WHERE k.function = m.function AND k.key = m.key)
+     ORDER BY m.function COLLATE "C", m.key COLLATE "C"
+        ON CONFLICT (function, key) DO UPDATE
+       SET version = excluded.version, turn = excluded.turn, prev = excluded.prev, state = excluded.state,
+           updated_at = excluded.updated_at
+     WHERE e.turn = excluded.prev
+    RETURNING e.turn
+), alone AS MATERIALIZED (
+    SELECT s.turn
+      FROM unnest($8::uuid[], $9::int8[]) AS s (turn, needs)
+     WHERE ((s.turn, s.needs) IN (SELECT c.turn, c.needs FROM complete AS c)) IS TRUE
+), n AS MATERIALIZED (
+    SELECT *
+      FROM unnest($10::text[], $11::text[], $12::text[], $13::bytea[], $14::uuid[], $15::int8[], $16::int8[],
+                  $17::text[], $18::bytea[])
+           AS n (function, key, id, hash, turn, version, status, content_type, body)
+), recorded AS (
+    INSERT INTO inversion.request (function, key, id, hash, turn, version, status, content_type, body, created_at)
+    SELECT n.function, n.key, n.id, n.hash, n.turn, n.version, n.status, n.content_type, n.body, now()
+      FROM n
+     WHERE (n.turn IN (SELECT up.turn FROM up)) IS TRUE
+), stateless AS (
+    INSERT INTO inversion.request (function, key, id, hash, turn, version, status, content_type, body, created_at)
+    SELECT n.function, n.key, n.id, n.hash, n.turn, n.version, n.status, n.content_type, n.body, now()
+      FROM n
+     WHERE n.key = '-' AND (n.turn IN (SELECT alone.turn FROM alone)) IS TRUE
+     ORDER BY n.function COLLATE "C", n.id COLLATE "C"
+        ON CONFLICT (function, key, id) DO NOTHING
+    RETURNING turn
+), done AS MATERIALIZED (
+    SELECT up.turn FROM up
+     UNION ALL SELECT stateless.turn FROM stateless
+     UNION ALL SELECT a.turn FROM alone AS a WHERE (a.turn IN (SELECT n.turn FROM n)) IS NOT TRUE
+), spent AS MATERIALIZED (
+    -- not in the DELETE: a row that was updated meanwhile has its conditions checked again there, and a
+    -- condition that asks another modification cannot be
+    SELECT m.* FROM m WHERE (m.turn IN (SELECT done.turn FROM done)) IS TRUE
+), rung AS MATERIALIZED (
+    SELECT t.* FROM t WHERE (t.turn IN (SELECT done.turn FROM done)) IS TRUE
+), consumed AS (
+    DELETE FROM inversion.message AS x
+     USING spent AS s
+     WHERE x.function = s.function AND x.key = s.key AND x.sender = s.sender
+       AND x.sender_version = s.sender_version AND x.seq = s.seq
+), dropped AS (
+    DELETE FROM inversion.timer AS x
+     USING rung AS r
+     WHERE r.deletes = 1 AND x.function = r.function AND x.key = r.key AND x.name = r.name
+), buried AS (
+    INSERT INTO inversion.dead_letter (function, key, id, sender, handler, body, reply_to, answers, hops, attempt,
+                                       failures, error, born_at, died_at)
+    SELECT d.function, d.key, d.id, d.sender, d.handler, d.body, d.reply_to, d.answers, d.hops, d.attempt,
+           d.failures, b.error, d.born_at, now()
+      FROM unnest($27::text[], $28::text[]) AS b (id, error)
+      JOIN (SELECT s.function, s.key, s.id, s.sender, s.handler, s.body, s.reply_to, s.answers, s.hops, s.attempt,
+                   s.failures, s.born_at
+              FROM spent AS s
+             UNION ALL
+            SELECT r.target_function, r.target_key, r.id, r.function || '/' || r.key, r.handler, r.body, r.reply_to,
+                   NULL, r.hops, r.attempt, r.failures, r.born_at
+              FROM rung AS r WHERE r.consumed) AS d ON d.id = b.id
+        ON CONFLICT (function, key, id) DO NOTHING
+), born AS (
+    INSERT INTO inversion.message (function, key, sender, sender_version, seq, id, handler, body, reply_to, answers,
+                                   hops, owner, attempt, failures, due_at, born_at)
+    SELECT b.function, b.key, b.sender, b.sender_version, b.seq, b.id, b.handler, b.body, b.reply_to, b.answers,
+           b.hops, b.owner, CASE WHEN b.owner IS NULL THEN 0 ELSE 1 END, 0,
+           now() + b.lease_ms * interval '1 millisecond', now()
+      FROM unnest($29::uuid[], $30::text[], $31::text[], $32::text[], $33::int8[], $34::int8[], $35::text[],
+                  $36::text[], $37::text[], $38::text[], $39::text[], $40::int8[], $41::uuid[], $42::int8[])
+           AS b (turn, function, key, sender, sender_version, seq, id, handler, body, reply_to, answers, hops, owner,
+                 lease_ms)
+     WHERE (b.turn IN (SELECT done.turn FROM done)) IS TRUE
+), wound AS (
+    INSERT INTO inversion.timer AS x (function, key, name, id, target_function, target_key, handler, body, reply_to,
+                                      hops, attempt, failures, due_at, born_at)
+    SELECT w.function, w.key, w.name, w.id, w.target_function, w.target_key, w.handler, w.body, w.reply_to, w.hops,
+           0, 0, coalesce(w.at::timestamptz, now() + w.delay_ms * interval '1 millisecond'), now()
+      FROM unnest($49::uuid[], $50::text[], $51::text[], $52::text[], $53::text[], $54::text[], $55::text[],
+                  $56::text[], $57::text[], $58::text[], $59::int8[], $60::int8[], $61::text[])
+           AS w (turn, function, key, name, id, target_function, target_key, handler, body, reply_to, hops, delay_ms,
+                 at)
+     WHERE (w.turn IN (SELECT done.turn FROM done)) IS TRUE
+     ORDER BY w.function COLLATE "C", w.key COLLATE "C", w.name COLLATE "C"
+        ON CONFLICT (function, key, name) DO UPDATE
+       SET id = excluded.id, target_function = excluded.target_function, target_key = excluded.target_key,
+           handler = excluded.handler, body = excluded.body, reply_to = excluded.reply_to, hops = excluded.hops,
+           owner = NULL, attempt = 0, failures = 0, error = NULL, due_at = excluded.due_at,
+           born_at = excluded.born_at
+)
+SELECT done.turn, true FROM done
+ UNION ALL
+SELECT l.turn, false
+  FROM (SELECT e.turn, e.needs FROM unnest($4::uuid[], $7::int8[]) AS e (turn, needs)
+         UNION ALL SELECT s.turn, s.needs FROM unnest($8::uuid[], $9::int8[]) AS s (turn, needs)) AS l
+ WHERE ((l.turn, l.needs) IN (SELECT c.turn, c.needs FROM complete AS c)) IS NOT TRUE;
+
+-- name: claim_messages
+-- Due rows of each function, at most as many as this node has room for. One behind another of its pair that
+-- may not be taken now is not taken: it follows that one's time, so that it is not looked at again before.
+WITH due AS MATERIALIZED (
+    SELECT d.*
+      FROM unnest($1::text[], $2::int8[]) AS f (function, room)
+     CROSS JOIN LATERAL (
+            SELECT m.function, m.key, m.sender, m.sender_version, m.seq
+              FROM inversion.message AS m
+             WHERE m.function || '' = f.function AND m.due_at <= now()
+             ORDER BY m.due_at
+             LIMIT f.room
+               FOR UPDATE SKIP LOCKED) AS d
+), judged AS MATERIALIZED (
+    SELECT d.*, b.due_at AS blocked_until, b.owner AS blocked_by
+      FROM due AS d
+      LEFT JOIN LATERAL (
+            SELECT e.due_at, e.owner
+              FROM inversion.message AS e
+             WHERE d.key <> '-' AND e.function = d.function AND e.key = d.key AND e.sender = d.sender
+               AND (e.sender_version, e.seq) < (d.sender_version, d.seq)
+             ORDER BY e.sender_version, e.seq
+             LIMIT 1) AS b ON b.due_at > now() AND b.owner IS DISTINCT FROM $3::uuid
+), followed AS (
+    UPDATE inversion.message AS x
+       SET owner = NULL,
+           due_at = CASE WHEN j.blocked_by IS NULL THEN j.blocked_until
+                         ELSE least(j.blocked_until, now() + interval '100 milliseconds') END
+      FROM judged AS j
+     WHERE j.blocked_until IS NOT NULL
+       AND x.function = j.function AND x.key = j.key AND x.sender = j.sender
+       AND x.sender_version = j.sender_version AND x.seq = j.seq
+), claimed AS (
+    UPDATE inversion.message AS x
+       SET owner = $3::uuid, attempt = x.attempt + 1, due_at = now() + $4::int8 * interval '1 millisecond'
+      FROM judged AS j
+     WHERE j.blocked_until IS NULL
+       AND x.function = j.function AND x.key = j.key AND x.sender = j.sender
+       AND x.sender_version = j.sender_version AND x.seq = j.seq
+    RETURNING x.function, x.key, x.sender, x.sender_version, x.seq, x.id, x.handler, x.body, x.reply_to, x.answers,
+              x.hops, x.attempt, x.failures,
+              (extract(epoch FROM now() - x.born_at) * 1000)::int8 AS age_ms
+)
+SELECT c.* FROM claimed AS c ORDER BY c.function, c.key, c.sender, c.sender_version, c.seq;
+
+-- name: claim_timers
+WITH due AS MATERIALIZED (
+    SELECT d.*
+      FROM unnest($1::text[], $2::int8[]) AS f (function, room)
+     CROSS JOIN LATERAL (
+            SELECT t.function, t.key, t.name
+              FROM inversion.timer AS t
+             WHERE t.target_function = f.function AND t.due_at <= now()
+             ORDER BY t.due_at
+             LIMIT f.room
+               FOR UPDATE SKIP LOCKED) AS d
+)
+UPDATE inversion.timer AS x
+   SET owner = $3::uuid, attempt = x.attempt + 1, due_at = now() + $4::int8 * interval '1 millisecond'
+  FROM due AS d
+ WHERE x.function = d.function AND x.key = d.key AND x.name = d.name
+RETURNING x.function, x.key, x.name, x.id, x.target_function, x.target_key, x.handler, x.body, x.reply_to, x.hops,
+          x.attempt, x.failures, (extract(epoch FROM now() - x.due_at) * 1000)::int8;
+
+-- name: renew_messages
+-- Rows that are just being committed are left out: they need no lease.
+WITH mine AS MATERIALIZED (
+    SELECT x.function, x.key, x.sender, x.sender_version, x.seq
+      FROM unnest($1::text[], $2::text[], $3::text[], $4::int8[], $5::int8[], $6::int8[])
+           AS c (function, key, sender, sender_version, seq, attempt)
+      JOIN inversion.message AS x
+        ON x.function = c.function AND x.key = c.key AND x.sender = c.sender
+       AND x.sender_version = c.sender_version AND x.seq = c.seq AND x.attempt = c.attempt
+     WHERE x.owner = $7::uuid
+       FOR UPDATE OF x SKIP LOCKED
+)
+UPDATE inversion.message AS x
+   SET due_at = now() + $8::int8 * interval '1 millisecond'
+  FROM mine AS c
+ WHERE x.function = c.function AND x.key = c.key AND x.sender = c.sender
+   AND x.sender_version = c.sender_version AND x.seq = c.seq;
+
+-- name: renew_timers
+WITH mine AS MATERIALIZED (
+    SELECT x.function, x.key, x.name
+      FROM unnest($1::text[], $2::text[], $3::text[], $4::int8[], $5::text[])
+           AS c (function, key, name, attempt, id)
+      JOIN inversion.timer AS x
+        ON x.function = c.function AND x.key = c.key AND x.name = c.name AND x.id = c.id AND x.attempt = c.attempt
+     WHERE x.owner = $6::uuid
+       FOR UPDATE OF x SKIP LOCKED
+)
+UPDATE inversion.timer AS x
+   SET due_at = now() + $7::int8 * interval '1 millisecond'
+  FROM mine AS c
+ WHERE x.function = c.function AND x.key = c.key AND x.name = c.name;
+
+-- name: put_off_messages
+-- Given back, after so many milliseconds for anybody; a failure is counted and remembered.
+WITH mine AS MATERIALIZED (
+    SELECT x.function, x.key, x.sender, x.sender_version, x.seq, c.pause_ms, c.failed, c.error
+      FROM unnest($1::text[], $2::text[], $3::text[], $4::int8[], $5::int8[], $6::int8[], $7::int8[], $8::int8[],
+                  $9::text[])
+           AS c (function, key, sender, sender_version, seq, attempt, pause_ms, failed, error)
+      JOIN inversion.message AS x
+        ON x.function = c.function AND x.key = c.key AND x.sender = c.sender
+       AND x.sender_version = c.sender_version AND x.seq = c.seq AND x.attempt = c.attempt
+     WHERE x.owner = $10::uuid
+     ORDER BY x.function, x.key, x.sender, x.sender_version, x.seq
+       FOR UPDATE OF x
+)
+UPDATE inversion.message AS x
+   SET owner = NULL, due_at = now() + c.pause_ms * interval '1 millisecond', failures = x.failures + c.failed,
+       error = coalesce(c.error, x.error)
+  FROM mine AS c
+ WHERE x.function = c.function AND x.key = c.key AND x.sender = c.sender
+   AND x.sender_version = c.sender_version AND x.seq = c.seq;
+
+-- name: put_off_timers
+WITH mine AS MATERIALIZED (
+    SELECT x.function, x.key, x.name, c.pause_ms, c.failed, c.error
+      FROM unnest($1::text[], $2::text[], $3::text[], $4::int8[], $5::int8[], $6::int8[], $7::text[], $8::text[])
+           AS c (function, key, name, attempt, pause_ms, failed, error, id)
+      JOIN inversion.timer AS x
+        ON x.function = c.function AND x.key = c.key AND x.name = c.name AND x.id = c.id AND x.attempt = c.attempt
+     WHERE x.owner = $9::uuid
+     ORDER BY x.function, x.key, x.name
+       FOR UPDATE OF x
+)
+UPDATE inversion.timer AS x
+   SET owner = NULL, due_at = now() + c.pause_ms * interval '1 millisecond', failures = x.failures + c.failed,
+       error = coalesce(c.error, x.error)
+  FROM mine AS c
+ WHERE x.function = c.function AND x.key = c.key AND x.name = c.name;
+
+-- name: bury_message
+-- A dead letter, and for a sender who waits for an answer the error as a message, in a pair of its own.
+WITH mine AS MATERIALIZED (
+    SELECT x.*
+      FROM inversion.message AS x
+     WHERE x.function = $1::text AND x.key = $2::text AND x.sender = $3::text AND x.sender_version = $4::int8
+       AND x.seq = $5::int8 AND x.attempt = $6::int8 AND x.owner = $7::uuid
+       FOR UPDATE
+), buried AS (
+    INSERT INTO inversion.dead_letter (function, key, id, sender, handler, body, reply_to, answers, hops, attempt,
+                                       failures, error, born_at, died_at)
+    SELECT x.function, x.key, x.id, x.sender, x.handler, x.body, x.reply_to, x.answers, x.hops, x.attempt,
+           x.failures + $8::int8, $9::text, x.born_at, now()
+      FROM mine AS x
+), told AS (
+    INSERT INTO inversion.message (function, key, sender, sender_version, seq, id, handler, body, answers, hops,
+                                   attempt, failures, due_at, born_at)
+    SELECT split_part(x.sender, '/', 1), substr(x.sender, strpos(x.sender, '/') + 1), '~/' || $11::text, 0, 0,
+           $11::text, x.reply_to, $10::text, x.id, x.hops, 0, 0, now(), now()
+      FROM mine AS x
+     WHERE x.reply_to IS NOT NULL
+), output AS (
+    INSERT INTO inversion.request (function, key, id, hash, turn, version, status, content_type, body, created_at)
+    SELECT x.function, x.key, 'm:' || x.id, '', '00000000-0000-0000-0000-000000000000', 0, $12::int8,
+           'application/json', convert_to($9::text, 'UTF8'), now()
+      FROM mine AS x
+     WHERE x.sender LIKE '-/%'
+        ON CONFLICT (function, key, id) DO NOTHING
+), gone AS (
+    DELETE FROM inversion.message AS x
+     USING mine AS c
+     WHERE x.function = c.function AND x.key = c.key AND x.sender = c.sender
+       AND x.sender_version = c.sender_version AND x.seq = c.seq
+)
+SELECT 1 FROM mine;
+
+-- name: bury_timer
+WITH mine AS MATERIALIZED (
+    SELECT x.*
+      FROM inversion.timer AS x
+     WHERE x.function = $1::text AND x.key = $2::text AND x.name = $3::text AND x.id = $4::text
+       AND x.attempt = $5::int8 AND x.owner = $6::uuid
+       FOR UPDATE
+), buried AS (
+    INSERT INTO inversion.dead_letter (function, key, id, sender, handler, body, reply_to, hops, attempt, failures,
+                                       error, born_at, died_at)
+    SELECT x.target_function, x.target_key, x.id, x.function || '/' || x.key, x.handler, x.body, x.reply_to, x.hops,
+           x.attempt, x.failures + $7::int8, $8::text, x.born_at, now()
+      FROM mine AS x
+), told AS (
+    INSERT INTO inversion.message (function, key, sender, sender_version, seq, id, handler, body, answers, hops,
+                                   attempt, failures, due_at, born_at)
+    SELECT x.function, x.key, '~/' || $10::text, 0, 0, $10::text, x.reply_to, $9::text, x.id, x.hops, 0, 0, now(),
+           now()
+      FROM mine AS x
+     WHERE x.reply_to IS NOT NULL
+), gone AS (
+    DELETE FROM inversion.timer AS x
+     USING mine AS c
+     WHERE x.function = c.function AND x.key = c.key AND x.name = c.name
+)
+SELECT 1 FROM mine;
+
+-- name: backlog
+-- What waits, looked at no further than somebody wants to know.
+SELECT f.at,
+       (SELECT count(*) FROM (SELECT 1 FROM inversion.message AS m
+                               WHERE m.function || '' = f.function AND m.due_at <= now() LIMIT 10000) AS d)
+     + (SELECT count(*) FROM (SELECT 1 FROM inversion.timer AS t
+                               WHERE t.target_function = f.function AND t.due_at <= now() LIMIT 10000) AS d),
+       (SELECT count(*) FROM (SELECT 1 FROM inversion.message AS m WHERE m.function || '' = f.function LIMIT 10000) AS w),
+       (SELECT count(*) FROM (SELECT 1 FROM inversion.timer AS t
+                               WHERE t.target_function = f.function LIMIT 10000) AS w),
+       greatest(0, (extract(epoch FROM now() - least(
+               (SELECT m.due_at FROM inversion.message AS m WHERE m.function || '' = f.function
+                 ORDER BY m.due_at LIMIT 1),
+               (SELECT t.due_at FROM inversion.timer AS t WHERE t.target_function = f.function
+                 ORDER BY t.due_at LIMIT 1))) * 1000)::int8)
+  FROM unnest($1::text[]) WITH ORDINALITY AS f (function, at);
+
 -- name: recorded
 SELECT n.at, r.hash, r.turn, r.version, r.status, r.content_type, r.body
   FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS n (function, key, id, at)

@@ -1,0 +1,1 @@
+"""What runs by itself: messages and timers on their way to entities."""

@@ -1,0 +1,383 @@
+"""Messages from the outbox to the mailboxes of this node, each until its turn was committed or it is put off.
+
+What is born here leased goes to its mailbox at once (`born`); the rest is claimed: polling is the truth, a
+stir only hurries it. A message is a request that nobody waits for; its answer says what becomes of it:
+consumed with the turn, put off (not its fault), failed (the retry policy decides), or buried.
+One trio task with a connection of its own does all that is asked of the database, gathered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Mapping, Sequence
+from functools import partial
+from time import perf_counter, time_ns
+from typing import Final, assert_never
+
+import attrs
+import trio
+
+from inversion import json_text
+from inversion.calls import SpokenPool, rfc3339
+from inversion.config import Function
+from inversion.delivery.pace import Pace
+from inversion.errors import Code, FunctionError, InversionError, RequestRefused, RetryAsked, StoreUnavailable
+from inversion.ids import new_id, new_turn_id
+from inversion.mailbox import PostOffice
+from inversion.messages import Delivery, Request, Response
+from inversion.observe import logs
+from inversion.observe.metrics import Counters
+from inversion.protocol.retrying import Again, GiveUp, after_failure
+from inversion.state.consequences import LEASE_MS
+from inversion.state.dialing import ConnectionLost, UnfitServer
+from inversion.state.lane import Backoff
+from inversion.state.outbox import MOST, Backlog, Burial, Outbox, PutOff
+from inversion.state.postgres import StatementFailed
+
+#: Between two looks for what is due when nothing stirs: half of what a timer may be late.
+POLL_S: Final = 0.05
+#: How often what waits is counted for /metrics.
+_COUNT_S: Final = 5.0
+_RENEW_S: Final = LEASE_MS / 3_000
+#: How much longer than its function may run a message may wait in this node.
+_PATIENCE_S: Final = 30.0
+#: Of the same pair an earlier one is elsewhere, or has just failed: soon seen.
+_OUTRUN_PAUSE_S: Final = 0.05
+#: A full queue, a deadline in a queue: after this there may be room again, here or elsewhere.
+_BUSY_PAUSE_S: Final = 0.2
+#: No process, no database: nothing that a moment would change.
+_AWAY_PAUSE_S: Final = 1.0
+#: How long the end of a node waits for its leases to be given back.
+_FAREWELL_S: Final = 2.0
+#: Failures of the function or of its processes, by our codes.
+_FAILURES: Final = frozenset(
+    (
+        Code.FUNCTION_ERROR,
+        Code.FUNCTION_CRASHED,
+        Code.FUNCTION_TIMEOUT,
+        Code.PROTOCOL_ERROR,
+        Code.STATE_TOO_LARGE,
+        Code.RESPONSE_TOO_LARGE,
+        Code.EFFECTS_TOO_LARGE,
+        Code.TOO_MANY_HOPS,
+        Code.INTERNAL,
+    )
+)
+#: Refusals by the database that are about what was to be stored.
+_OF_THE_DATA: Final = ("21", "22", "23", "54")
+
+_log = logs.get_logger("messages")
+
+
+@attrs.define(slots=True, eq=False)
+class _Held:
+    """A message that this node has."""
+
+    delivery: Delivery
+    held_s: float
+    renewed_s: float
+    request: Request | None = None
+
+
+class Dispatcher:
+    """Of one node. `run` it as a task; it is the `Births` of the store."""
+
+    def __init__(
+        self,
+        conninfo: str,
+        functions: Mapping[str, Function],
+        office: PostOffice,
+        pools: Mapping[str, SpokenPool],
+        counters: Counters,
+    ) -> None:
+        self.node = new_turn_id()
+        self.backlog: Mapping[str, Backlog] = {}
+        self._conninfo = conninfo
+        self._functions = functions  # a reload changes it
+        self._office = office
+        self._pools = pools
+        self._counters = counters
+        self._held: dict[_Held, None] = {}
+        self._paces: dict[str, Pace] = {}
+        self._put_off: list[PutOff] = []
+        self._burials: list[Burial] = []
+        self._wake = trio.Event()
+        self._draining = False
+        self._counted_s = 0.0
+        self._looked_s = 0.0
+
+    @property
+    def held(self) -> int:
+        """How many messages this node has now."""
+        return len(self._held)
+
+    def admits(self, function: str) -> bool:
+        """Whether a message to it may be born leased by this node: others do not wait before it."""
+        if self._draining or function not in self._functions:
+            return False
+        pace = self._pace(function)
+        return not pace.more and pace.held < pace.most
+
+    def born(self, deliveries: Sequence[Delivery]) -> None:
+        """They were committed, leased by this node."""
+        now_s = perf_counter()
+        for delivery in deliveries:
+            self._deliver(delivery, now_s)
+
+    def stir(self) -> None:
+        """Something that is due was committed without a lease."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Serve until cancelled; a database that is away is tried again."""
+        backoff = Backoff()
+        while True:
+            try:
+                outbox = await Outbox.open(self._conninfo, self.node)
+            except (ConnectionLost, StatementFailed, UnfitServer):
+                await backoff.pause()  # the lanes of the store complain of that
+                continue
+            try:
+                while True:
+                    await self._serve(outbox)
+                    backoff.reset()
+            except ConnectionLost:
+                await backoff.pause()
+            except StatementFailed as failure:
+                _log.error("messages_refused_by_the_database", reason=str(failure))
+                await backoff.pause()
+            finally:
+                outbox.close()
+
+    def drain(self) -> None:
+        """Claim no more, give back what has not begun. What runs comes to its end; see `farewell`."""
+        self._draining = True
+        for held in list(self._held):
+            request = held.request
+            if request is not None and request.turn is None and not request.answered:
+                request.answer(Response(error=InversionError(Code.DRAINING, "the node ends")))
+        self._wake.set()
+
+    async def farewell(self) -> None:
+        """Wait until nothing is held any more and everything was said to the database, for a while."""
+        with trio.move_on_after(_FAREWELL_S):
+            while self._held or self._put_off or self._burials:
+                self._wake.set()
+                await trio.sleep(0.01)
+
+    async def _serve(self, outbox: Outbox) -> None:
+        """One round: what was decided meanwhile, then what is due."""
+        self._wake = trio.Event()
+        now_s = perf_counter()
+        await self._tell(outbox)
+        await self._renew(outbox, now_s)
+        full = False
+        if not self._draining:
+            full = await self._claim(outbox, now_s)
+        if now_s - self._counted_s >= _COUNT_S:
+            self._counted_s = now_s
+            self.backlog = await outbox.backlog(list(self._functions))
+        if not full:
+            with trio.move_on_after(POLL_S):
+                await self._wake.wait()
+
+    async def _tell(self, outbox: Outbox) -> None:
+        while self._put_off:
+            telling = self._put_off[:MOST]
+            await outbox.put_off(telling)
+            del self._put_off[: len(telling)]
+        while self._burials:
+            burial = self._burials[0]
+            if await outbox.bury(burial):
+                self._note_dead(burial.delivery, burial.error)
+            del self._burials[0]
+
+    async def _renew(self, outbox: Outbox, now_s: float) -> None:
+        due = [held for held in self._held if now_s - held.renewed_s >= _RENEW_S]
+        if due:
+            await outbox.renew([held.delivery for held in due])
+            for held in due:
+                held.renewed_s = now_s
+
+    async def _claim(self, outbox: Outbox, now_s: float) -> bool:
+        """Whether there was as much as there was room for, of some function."""
+        rooms = {}
+        for name in self._functions:
+            pace = self._pace(name)
+            pace.look(now_s)
+            if room := min(pace.room(now_s), MOST):
+                rooms[name] = room
+        if not rooms:
+            return False
+        claimed = await outbox.claim(rooms)
+        counts = dict.fromkeys(rooms, 0)
+        now_s = perf_counter()
+        for delivery in claimed:
+            counts[delivery.target.function] += 1
+            self._deliver(delivery, now_s)
+        self._counters.messages_claimed += len(claimed)
+        full = False
+        for name, count in counts.items():
+            pace = self._pace(name)
+            pace.more = count >= rooms[name]
+            full = full or (pace.more and pace.room(now_s) > 0)
+        return full
+
+    def _pace(self, function: str) -> Pace:
+        pace = self._paces.get(function)
+        if pace is None:
+            pace = self._paces[function] = Pace()
+        return pace
+
+    def _deliver(self, delivery: Delivery, now_s: float) -> None:
+        """To its mailbox, or back to where it came from."""
+        name = delivery.target.function
+        held = _Held(delivery, now_s, now_s)
+        self._held[held] = None
+        self._pace(name).held += 1
+        function = self._functions.get(name)
+        if function is None or self._draining:
+            self._settle(held, PutOff(delivery, 0.0))
+            return
+        try:
+            self._admit(function, delivery)
+        except RequestRefused as refusal:
+            self._settle(held, self._burial(delivery, refusal.code.wire, refusal.detail, refusal.code.status))
+            return
+        held.request = request = self._request(held, function)
+        try:
+            self._office.post(request)
+        except RequestRefused:  # a queue is full
+            self._pace(name).paused_until_s = now_s + _BUSY_PAUSE_S
+            self._settle(held, PutOff(delivery, _BUSY_PAUSE_S))
+
+    def _admit(self, function: Function, delivery: Delivery) -> None:
+        """Raises RequestRefused for what no attempt will change, short of a deploy."""
+        hello = self._pools[function.name].hello
+        if hello is None:
+            return
+        if hello.handlers is not None and delivery.handler not in hello.handlers:
+            raise RequestRefused(
+                Code.NO_HANDLER, f"function {function.name} has no handler {delivery.handler!r}"
+            )
+        if hello.integers == 53:
+            json_text.check_integers_53(delivery.body)
+
+    def _request(self, held: _Held, function: Function) -> Request:
+        delivery = held.delivery
+        now_ms = time_ns() // 1_000_000
+        request = Request(
+            delivery.id,
+            delivery.target,
+            delivery.handler,
+            delivery.body,
+            "application/json",
+            held.held_s,
+            held.held_s + function.timeout_s + _PATIENCE_S,
+            None,
+            rfc3339(now_ms),
+            rfc3339(now_ms + int(function.timeout_s * 1_000)),
+            hashlib.sha256(delivery.id.encode()).hexdigest()[:16],  # the same for all attempts
+            None,
+            partial(self._answered, held),
+        )
+        request.attempt = delivery.attempt
+        request.delivery = delivery
+        return request
+
+    def _answered(self, held: _Held, response: Response) -> None:
+        """Its turn has ended, or will not come."""
+        error = response.error
+        counters = self._counters
+        if error is None:
+            counters.messages_delivered += 1
+            self._pace(held.delivery.target.function).done()
+            said = response.function_error
+            delivery = held.delivery
+            if said is not None and delivery.reply_to is None and not delivery.outside:
+                self._note_dead(delivery, json_text.encode_error(said))
+            self._settle(held, None)
+        elif _fails(error):
+            counters.messages_failed += 1
+            self._settle(held, self._after_failure(held, error))
+        else:
+            self._settle(held, PutOff(held.delivery, _pause_s(error)))
+
+    def _after_failure(self, held: _Held, error: InversionError) -> PutOff | Burial:
+        delivery = held.delivery
+        function = self._functions.get(delivery.target.function)
+        said = error.said if isinstance(error, RetryAsked) else None
+        words = _words(error, said)
+        if function is None:
+            return PutOff(delivery, _AWAY_PAUSE_S, failed=True, error=words)
+        verdict = after_failure(
+            function.retry,
+            failures=delivery.failures + 1,
+            age_s=delivery.age_ms / 1_000 + perf_counter() - held.held_s,
+            chance=random.random(),
+        )
+        match verdict:
+            case Again(after_s=pause_s):
+                return PutOff(delivery, pause_s, failed=True, error=words)
+            case GiveUp():
+                return Burial(delivery, words, error.code.status if said is None else said.status, new_id())
+            case _:
+                assert_never(verdict)
+
+    def _burial(self, delivery: Delivery, code: str, detail: str, status: int) -> Burial:
+        words = json_text.encode({"code": code, "message": detail})
+        return Burial(delivery, words, status, new_id(), failed=False)
+
+    def _settle(self, held: _Held, then: PutOff | Burial | None) -> None:
+        """It is not held any more."""
+        del self._held[held]
+        pace = self._pace(held.delivery.target.function)
+        pace.held -= 1
+        if isinstance(then, Burial):
+            self._burials.append(then)
+            self._wake.set()
+        elif then is not None:
+            self._put_off.append(then)
+            self._wake.set()
+        elif pace.more and pace.held <= pace.most // 2:
+            self._wake.set()
+
+    def _note_dead(self, delivery: Delivery, error: bytes) -> None:
+        self._counters.messages_dead += 1
+        _log.error(
+            "dead_letter",
+            function=delivery.target.function,
+            key=delivery.target.key,
+            handler=delivery.handler,
+            message=delivery.id,
+            sender=delivery.sender,
+            attempt=delivery.attempt,
+            error=error.decode(errors="replace"),
+        )
+
+
+def _fails(error: InversionError) -> bool:
+    """Whether it counts: the function, its processes or what they answered is at fault."""
+    if isinstance(error, StoreUnavailable):
+        cause = error.__cause__
+        return isinstance(cause, StatementFailed) and cause.sqlstate.startswith(_OF_THE_DATA)
+    return error.code in _FAILURES
+
+
+def _pause_s(error: InversionError) -> float:
+    match error.code:
+        case Code.CONTENDED:
+            return _OUTRUN_PAUSE_S
+        case Code.DRAINING:
+            return 0.0
+        case Code.QUEUE_FULL | Code.DEADLINE:
+            return _BUSY_PAUSE_S
+        case _:
+            return _AWAY_PAUSE_S
+
+
+def _words(error: InversionError, said: FunctionError | None) -> bytes:
+    if said is not None:
+        return json_text.encode_error(said)
+    return json_text.encode({"code": error.code.wire, "message": error.detail, **error.extra})

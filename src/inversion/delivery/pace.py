@@ -1,0 +1,53 @@
+"""How many messages of a function a node holds at once: what it gets done in a quarter of a second.
+
+Enough that its processes never wait for a claim, few enough that a slow function's messages are left to
+other nodes, and that no function crowds out the others.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import attrs
+
+#: A function whose speed nobody knows yet, or that is slow.
+_LEAST: Final = 16
+#: Of one function: a tenth of what its queue may hold, the rest is for callers.
+MOST: Final = 512
+_HORIZON_S: Final = 0.25
+#: How much of the old rate is left after a second.
+_MEMORY: Final = 0.3
+
+
+@attrs.define(slots=True, eq=False)
+class Pace:
+    """Of one function. Seconds are of any one clock."""
+
+    held: int = 0
+    paused_until_s: float = 0.0  #: its queue was full
+    more: bool = False  #: the last claim took all there was room for: others wait in the database
+    _rate: float = 0.0  #: messages a second
+    _done: int = 0
+    _looked_s: float = 0.0
+
+    @property
+    def most(self) -> int:
+        return max(_LEAST, min(MOST, int(self._rate * _HORIZON_S)))
+
+    def room(self, now_s: float) -> int:
+        return 0 if now_s < self.paused_until_s else max(0, self.most - self.held)
+
+    def done(self) -> None:
+        """One was consumed."""
+        self._done += 1
+
+    def look(self, now_s: float) -> None:
+        """Called now and then: measures."""
+        passed_s = now_s - self._looked_s
+        if passed_s >= _HORIZON_S / 5:
+            weight = 1 - _MEMORY ** min(passed_s, 10.0)
+            rate = self._done / passed_s
+            # Faster is believed at once: a burst must not wait for an average.
+            self._rate = max(rate, self._rate + (rate - self._rate) * weight)
+            self._done = 0
+            self._looked_s = now_s

@@ -1,0 +1,71 @@
+"""Does what it is told, in plain frames and whole turns: a function for tests of messages.
+
+{"do": [effects]}     answers with these effects, and adds one to `done` of its state (unless "keep")
+{"add": n}            adds n to `count` and keeps `as` in `seen`, in the order in which they came
+{"fail": {error}}     answers with this error
+{"die": true}         ends the process
+{"pause": seconds}    before anything else
+{"rearm": effect}     does the effect until `count` is "until"
+"""
+
+import json
+import os
+import sys
+import time
+
+
+def one(message_in, state):
+    """The answer without its id, and the state after it."""
+    message = message_in["message"]
+    if not isinstance(message, dict):
+        message = {}
+    state = dict(state or {})
+    if "pause" in message:
+        time.sleep(message["pause"])
+    if message.get("die"):
+        os._exit(3)
+    if "fail" in message:
+        return {"error": message["fail"], "changed": False}, state
+    answer = {}
+    if "do" in message:
+        answer["effects"] = message["do"]
+        if message.get("keep"):
+            return {**answer, "changed": False}, state
+        state["done"] = state.get("done", 0) + 1
+    if "add" in message:
+        state["count"] = state.get("count", 0) + message["add"]
+        if "as" in message:
+            state.setdefault("seen", []).append(message["as"])
+    if message_in.get("handler") == "replied" or message_in.get("ctx", {}).get("handler") == "replied":
+        asked = message_in.get("reply_to") or message_in.get("ctx", {}).get("reply_to")
+        state.setdefault("replies", []).append([message, bool(asked)])
+        state["answered"] = len(state["replies"])
+    if "rearm" in message:
+        state["count"] = state.get("count", 0) + 1
+        if state["count"] < message["until"]:
+            again = {**message["rearm"], "message": message}
+            answer["effects"] = [{"send": again}]
+    answer["response"] = state.get("count", 0)
+    return answer, state
+
+
+print(json.dumps({"hello": {"protocol": 1, "runtime": "python", "pipeline": 8, "batch": 64}}), flush=True)
+for line in sys.stdin:
+    frame = json.loads(line)
+    stateless = "key" not in frame["ctx"]
+    if "messages" in frame:
+        state = frame.get("state")
+        answers = []
+        for each in frame["messages"]:
+            answer, state = one(each, state)
+            answers.append({"id": each["id"], **answer})
+        out = {"id": frame["id"], "answers": answers}
+        if any(answer.get("changed", True) for answer in answers):
+            out["state"] = state
+    else:
+        answer, state = one(frame, frame.get("state"))
+        changed = answer.pop("changed", True)
+        out = {"id": frame["id"], **answer}
+        if changed and not stateless:
+            out["state"] = state
+    print(json.dumps(out), flush=True)
