@@ -1,9 +1,10 @@
 """Clients, nodes and faults for some minutes, and the proof afterwards: `python -m tests.faults`.
 
 `inversion serve`, as often as --nodes says, on one PostgreSQL; clients contend for registers, counters,
-journals, banks and lives in two languages; faults all the while. Then everything is read once more and the
-whole history is checked: the versions are the order, and the order must be possible. Leaves report.json,
-report.md and, when something is wrong, the history and the nodes' logs in --out.
+journals, banks and lives in two languages, and run programs whose result is known beforehand; faults all the
+while. Then everything is read once more and the whole history is checked: the versions are the order, and
+the order must be possible. Leaves report.json, report.md and, when something is wrong, the history and the
+nodes' logs in --out.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--nodes", type=int, default=1)
-    parser.add_argument("--clients", type=int, default=24)
+    parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--keyed", type=float, default=0.35, help="share of calls with an Idempotency-Key")
     parser.add_argument(
         "--every", type=float, default=2.0, help="seconds between a recovery and the next fault"

@@ -3,7 +3,8 @@
 Few entities at a time, so that clients meet: of each function one that most ask, and two that some do.
 After so many calls an entity is left and the next one begins, which keeps the search for unknown deeds
 short. Inputs are unlike each other, so that a deed that is lost, doubled or denied leaves a trace that no
-other explains. Draws have no entity, always a key, and each key is an entity for the checker.
+other explains. Draws have no entity, always a key, and each key is an entity for the checker. A program
+has an entity of its own, which one client asks from its beginning to its end.
 """
 
 from __future__ import annotations
@@ -13,16 +14,25 @@ from collections.abc import Sequence
 from typing import Final
 
 import attrs
-from tests.faults.history.models import DRAW, READ, STATE
+from tests.faults.history.models import DRAW, PROGRAM, READ, STATE
 from tests.faults.history.operation import Json
+from tests.faults.history.programs import Message
 
 #: Calls of one entity. A journal is answered whole, and grows.
 CALLS: Final = {"register": 400, "counter": 400, "journal": 120, "bank": 300, "life": 400, DRAW: 1}
 #: Of three entities: how often each is asked.
 WEIGHTS: Final = (0.7, 0.2, 0.1)
+#: Calls of the third: there are always some that nobody has written yet, and nodes that have seen that.
+FEW_CALLS: Final = 12
+#: Of what a client begins; a program is a dozen calls.
+PROGRAMS: Final = 0.015
 READS: Final = 0.25
 IF_MATCHES: Final = 0.05
+#: `If-None-Match: *` is for what begins something; elsewhere it is seldom met.
+CREATES_NONE_MATCH: Final = 0.3
+NONE_MATCHES: Final = 0.02
 TIMEOUT_MS: Final = 5_000
+MANY: Final = 1 << 60
 #: Some do not wait out an outage: what was given up on their behalf must not land.
 IMPATIENT: Final = 0.15
 IMPATIENT_MS: Final = (100, 1_000)
@@ -36,6 +46,7 @@ class Wanted:
     input: Json
     key: str | None
     if_match: int | None
+    none_match: bool = False
     timeout_ms: int = TIMEOUT_MS
     refused: bool = False  #: its key was answered before, to something else
 
@@ -81,9 +92,15 @@ class Asking:
         self._dice = dice
         self._keyed = keyed
         self._numbers = 0
+        self._run = run
+        self._programs = [function for function in functions if function.startswith(PROGRAM)]
         self.slots = [
-            [Slot(function, f"{run}-{number}", CALLS[function.partition("-")[0]]) for number in range(3)]
+            [
+                Slot(function, f"{run}-{number}", min(CALLS[function.partition("-")[0]], most))
+                for number, most in enumerate((MANY, MANY, FEW_CALLS))
+            ]
             for function in functions
+            if function not in self._programs
         ]
         self.entities: set[str] = set()
 
@@ -97,13 +114,33 @@ class Asking:
         entity = slot.ask()
         self.entities.add(entity)
         kind, given = self._message(slot, token)
-        key = token if kind != STATE and dice.random() < self._keyed else None
-        if_match = None
-        if kind != STATE and slot.version > 0 and dice.random() < IF_MATCHES:
-            if_match = slot.version
-        impatient = kind != STATE and dice.random() < IMPATIENT
-        timeout_ms = dice.randrange(*IMPATIENT_MS) if impatient else TIMEOUT_MS
-        return Wanted(slot, entity, kind, given, key, if_match, timeout_ms)
+        if kind == STATE:
+            return Wanted(slot, entity, kind, given, None, None)
+        key = token if dice.random() < self._keyed else None
+        if_match = slot.version if slot.version > 0 and dice.random() < IF_MATCHES else None
+        none_matches = CREATES_NONE_MATCH if kind == "create" else NONE_MATCHES
+        none_match = if_match is None and dice.random() < none_matches
+        return Wanted(slot, entity, kind, given, key, if_match, none_match, self._timeout_ms())
+
+    def program(self, client: str) -> str | None:
+        """Now and then the entity of a program, for this client to run."""
+        if not self._programs or self._dice.random() >= PROGRAMS:
+            return None
+        self._numbers += 1
+        entity = f"{self._dice.choice(self._programs)}/{self._run}-{client}.{self._numbers}"
+        self.entities.add(entity)
+        return entity
+
+    def of_program(self, entity: str, asks: Message) -> Wanted:
+        slot = Slot(entity.partition("/")[0], "", MANY)
+        timeout_ms = TIMEOUT_MS if asks.kind == STATE else self._timeout_ms()
+        return Wanted(
+            slot, entity, asks.kind, asks.input, asks.key, asks.if_match, asks.none_match, timeout_ms
+        )
+
+    def _timeout_ms(self) -> int:
+        impatient = self._dice.random() < IMPATIENT
+        return self._dice.randrange(*IMPATIENT_MS) if impatient else TIMEOUT_MS
 
     def something_else(self, wanted: Wanted) -> Wanted:
         """With the same key: it is to be refused."""
@@ -137,4 +174,6 @@ class Asking:
             case "life":
                 kind = dice.choice(("create", "create", "replace", "delete"))
                 return kind, (None if kind == "delete" else token)
+            case "program":
+                return "push", token
         raise ValueError(slot.function)

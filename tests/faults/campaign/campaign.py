@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter_ns
 from typing import Final
@@ -24,6 +25,7 @@ from inversion.state.migrate import migrate
 BUGS_FILE: Final = Path(__file__).with_name("seeded")
 HEAL_S: Final = 120.0
 LAST_ANSWERS: Final = 5  #: of each node, after the last fault
+READERS: Final = 4  #: of all that there was, at the end
 LOOK_S: Final = 1.0
 TICK_S: Final = 0.05
 NOWHERE: Final = Slot("", "", 1 << 60)  #: of a read that no slot is to hear of
@@ -33,7 +35,7 @@ NOWHERE: Final = Slot("", "", 1 << 60)  #: of a read that no slot is to hear of
 class Options:
     seconds: float
     nodes: int = 1
-    clients: int = 24
+    clients: int = 32
     keyed: float = 0.35
     every_s: float = 2.0  #: between a recovery and the next fault
     pause_s: float = 0.0  #: of a client between two calls
@@ -64,7 +66,12 @@ class Campaign:
         self._asking = Asking(functions, f"r{options.seed}", self._dice, options.keyed)
         self._database_url = database_url
         self._writer = HistoryWriter(self.history)
-        self._clients = [self._client(f"c{number}") for number in range(options.clients)]
+        # Every second one has a home, each node in its turn.
+        homes = [
+            self.nodes[number // 2 % options.nodes] if number % 2 else None
+            for number in range(options.clients)
+        ]
+        self._clients = [self._client(f"c{number}", home) for number, home in enumerate(homes)]
         self.faults = Faults(
             self.nodes,
             postgres,
@@ -75,8 +82,8 @@ class Campaign:
             dice=random.Random(f"faults {options.seed}"),
         )
 
-    def _client(self, name: str) -> CallingClient:
-        return CallingClient(name, self.nodes, self._asking, self._writer, self.tally)
+    def _client(self, name: str, home: Node | None = None) -> CallingClient:
+        return CallingClient(name, self.nodes, self._asking, self._writer, self.tally, home)
 
     async def run(self) -> None:
         try:
@@ -137,11 +144,18 @@ class Campaign:
         if waiting.cancelled_caught:
             self.wrong.append(f"{HEAL_S:g} s after the last fault not every node answers")
         else:
-            for entity in entities:
-                if await self._read(reader, entity, self._dice.choice(self.nodes)):
-                    self.final_reads += 1
-                else:
-                    self.wrong.append(f"{entity} could not be read in peace")
+            async with trio.open_nursery() as nursery:
+                for number in range(READERS):
+                    nursery.start_soon(self._read_each, entities[number::READERS], f"last{number}")
+        await reader.aclose()
+
+    async def _read_each(self, entities: Sequence[str], name: str) -> None:
+        reader = self._client(name)
+        for entity in entities:
+            if await self._read(reader, entity, self._dice.choice(self.nodes)):
+                self.final_reads += 1
+            else:
+                self.wrong.append(f"{entity} could not be read in peace")
         await reader.aclose()
 
     async def _read(self, reader: CallingClient, entity: str, node: Node) -> bool:

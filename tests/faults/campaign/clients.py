@@ -1,9 +1,9 @@
 """HTTP clients that write the history: each asks, notes what it was told, and asks on.
 
 What was not sent is no operation. A keyed call whose outcome is unknown is sent again, the same bytes with
-the same key, until it is known; one that is known is now and then sent again too,
-or its key is taken for something else. A client that hears
-nothing for longer than the call may take, and a second, notes that as well: `late`.
+the same key, until it is known; one that is known is now and then sent again too, or its key is taken for
+something else. Half of the clients stay with one node while it is up: what one node waits for, others go
+past. A client that hears nothing for longer than the call may take, and a second, notes that: `late`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from tests.faults.campaign.asking import Asking, Wanted
 from tests.faults.campaign.nodes import Node, connect
 from tests.faults.history.models import DRAW, STATE
 from tests.faults.history.operation import HistoryWriter, Json, Operation, Outcome, refused
+from tests.faults.history.programs import Run, Told, program_of
 from tests.http.front_door import Answer, Client, EndOfAnswers, get, post
 
 #: A call ends with its deadline, and a second for the way.
@@ -32,7 +33,7 @@ REPEATED: Final = 0.1  #: of the keyed calls that were answered
 AT_ONCE: Final = 0.05  #: of the keyed calls are sent twice at the same time
 DRAWN_AT_ONCE: Final = 0.25  #: of draws: two must race to be kept
 TAKEN_AGAIN: Final = 0.03  #: of the keys that were answered, for another message
-MOST_TRIES: Final = 40
+MOST_TRIES: Final = 40  #: half a minute and more
 #: Answers of ours that were computed from a state, as a function's refusals are.
 COMPUTED: Final = ("version_mismatch", "no_state")
 #: Nobody asks so here: a workload that is refused at the door proves nothing.
@@ -52,6 +53,8 @@ class Tally:
     landed: int = 0  #: unknown, and the repeated key showed that it had been applied
     not_landed: int = 0  #: unknown, and the repeated key was applied then
     never_told: int = 0
+    ended: int = 0  #: programs
+    given_up: int = 0  #: programs: for too long it was not known what came of a call
     #: By node and function: when the latest call was sent that was answered with 200.
     good_ns: dict[tuple[str, str], int] = attrs.field(factory=dict)
     lag_s: float = 0.0  #: how late this process itself was, at worst, within the last seconds
@@ -65,11 +68,18 @@ class CallingClient:
     """One of many; one call at a time."""
 
     def __init__(
-        self, name: str, nodes: list[Node], asking: Asking, history: HistoryWriter, tally: Tally
+        self,
+        name: str,
+        nodes: list[Node],
+        asking: Asking,
+        history: HistoryWriter,
+        tally: Tally,
+        home: Node | None = None,
     ) -> None:
         self.name = name
         self.tear = 0  #: so many of the next calls are torn off when they are sent
         self._nodes = nodes
+        self._home = home
         self._asking = asking
         self._history = history
         self._tally = tally
@@ -78,19 +88,18 @@ class CallingClient:
 
     async def run(self, stop: trio.Event, pause_s: float) -> None:
         while not stop.is_set():
-            wanted = self._asking.next(self.name)
-            await self.fulfil(wanted)
+            program = self._asking.program(self.name)
+            if program is not None:
+                await self.run_program(program)
+            else:
+                await self.fulfil(self._asking.next(self.name))
             if pause_s:
                 await trio.sleep(self._dice.random() * 2 * pause_s)
         await self.aclose()
 
     async def fulfil(self, wanted: Wanted) -> None:
         """Ask until it is known, if it has a key; else once."""
-        at_once = DRAWN_AT_ONCE if wanted.kind == DRAW else AT_ONCE
-        if wanted.key is not None and self._dice.random() < at_once:
-            async with trio.open_nursery() as nursery:
-                for _ in range(2):
-                    nursery.start_soon(self.ask, wanted, self._node())
+        await self._perhaps_at_once(wanted)
         was_unknown = False
         for tries in range(MOST_TRIES):
             told = await self.ask(wanted, self._node())
@@ -110,10 +119,55 @@ class CallingClient:
                     return
             elif not was_unknown and self._dice.random() < 0.5:
                 return
-            await trio.sleep(min(0.5, 0.02 * 1.5**tries) * self._dice.uniform(0.5, 1.5))
+            await self._pause(tries)
         self._tally.never_told += was_unknown
 
+    async def run_program(self, entity: str) -> None:
+        """From its beginning to its end."""
+        run = Run(program_of(entity))
+        while (message := run.next()) is not None:
+            told = await self._insist(self._asking.of_program(entity, message))
+            if told is None:
+                self._tally.given_up += 1
+                return
+            run.hear(Told(told.answer, told.version or 0))
+        self._tally.ended += 1
+
+    async def _insist(self, wanted: Wanted) -> Operation | None:
+        """Ask until it is known; what has no key must be nothing but a look."""
+        await self._perhaps_at_once(wanted)
+        was_unknown = False
+        for tries in range(MOST_TRIES):
+            operation, replayed = await self.ask(wanted, self._node()) or (None, False)
+            if operation is None:
+                pass
+            elif operation.outcome is Outcome.UNKNOWN:
+                was_unknown = wanted.key is not None
+            elif operation.ran:
+                self._tally.landed += was_unknown and replayed
+                self._tally.not_landed += was_unknown and not replayed
+                if wanted.key is not None and self._dice.random() < REPEATED:
+                    await self.ask(wanted, self._node())
+                if wanted.key is not None and self._dice.random() < TAKEN_AGAIN:
+                    await self.ask(self._asking.something_else(wanted), self._node())
+                return operation
+            await self._pause(tries)
+        self._tally.never_told += was_unknown
+        return None
+
+    async def _perhaps_at_once(self, wanted: Wanted) -> None:
+        at_once = DRAWN_AT_ONCE if wanted.kind == DRAW else AT_ONCE
+        if wanted.key is not None and self._dice.random() < at_once:
+            async with trio.open_nursery() as nursery:
+                for _ in range(2):
+                    nursery.start_soon(self.ask, wanted, self._node())
+
+    async def _pause(self, tries: int) -> None:
+        await trio.sleep(min(0.5, 0.02 * 1.5**tries) * self._dice.uniform(0.5, 1.5))
+
     def _node(self) -> Node:
+        if self._home is not None and self._home.up:
+            return self._home
         return self._dice.choice([node for node in self._nodes if node.up] or self._nodes)
 
     async def ask(self, wanted: Wanted, node: Node) -> tuple[Operation, bool] | None:
@@ -130,6 +184,7 @@ class CallingClient:
             key=wanted.key,
             if_match=wanted.if_match,
             node=f"{node.name}.{node.lives}",
+            none_match=wanted.none_match,
         )
         self._tally.in_flight[id(begun)] = begun
         try:
@@ -237,4 +292,6 @@ def _request(wanted: Wanted) -> bytes:
         lines.append(b"Idempotency-Key: " + wanted.key.encode())
     if wanted.if_match is not None:
         lines.append(b'If-Match: "%d"' % wanted.if_match)
+    if wanted.none_match:
+        lines.append(b"If-None-Match: *")
     return post(f"/v1/call/{path}/{wanted.kind}".encode(), orjson.dumps(wanted.input), *lines)

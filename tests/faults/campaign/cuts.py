@@ -110,7 +110,7 @@ class Wire:
                         await server.send_all(request)
                         with trio.move_on_after(5):
                             await server.receive_some(BYTES)
-                        await trio.sleep(self._roll(0.0, 1.5))  # the entity may move on meanwhile
+                        await trio.sleep(self._roll(0.0, 1.2) ** 2)  # the entity may move on meanwhile
                         return False
                     case Cut.HELD:
                         replies.cancel()

@@ -4,14 +4,15 @@ const { handler, serve, Refused } = require("./shim");
 const OPENING = [100, 100, 100, 100];
 const EMPTY = { register: null, counter: 0, journal: [], bank: OPENING };
 
+const model = (ctx) => ctx.function.split("-")[0];
+
 const there = (ctx) => {
   if (!ctx.exists) throw new Refused("absent", "", { status: 404 });
   return ctx.state;
 };
 
 handler("read", { default: true, readsOnly: true }, (ctx) => {
-  const model = ctx.function.split("-")[0];
-  return ctx.exists || model === "life" ? there(ctx) : EMPTY[model];
+  return ctx.exists || !(model(ctx) in EMPTY) ? there(ctx) : EMPTY[model(ctx)];
 });
 
 handler("write", (ctx, value) => {
@@ -43,7 +44,7 @@ handler("transfer", (ctx, { from, to, amount }) => {
 
 handler("create", (ctx, value) => {
   if (ctx.exists) throw new Refused("exists", "", { status: 409 });
-  ctx.state = value;
+  ctx.state = model(ctx) === "program" ? { value, sum: 0, items: [] } : value;
   return null;
 });
 
@@ -57,6 +58,30 @@ handler("delete", (ctx) => {
   const before = there(ctx);
   ctx.delete();
   return before;
+});
+
+handler("set", (ctx, value) => {
+  ctx.state = { ...there(ctx), value };
+  return value;
+});
+
+handler("swap", (ctx, { from, to }) => {
+  const state = there(ctx);
+  if (state.value !== from) return false;
+  ctx.state = { ...state, value: to };
+  return true;
+});
+
+handler("sum", (ctx, amount) => {
+  const state = there(ctx);
+  ctx.state = { ...state, sum: state.sum + amount };
+  return ctx.state.sum;
+});
+
+handler("push", (ctx, item) => {
+  const state = there(ctx);
+  ctx.state = { ...state, items: [...state.items, item] };
+  return ctx.state.items.length;
 });
 
 serve();

@@ -11,10 +11,8 @@ OPENING = [100, 100, 100, 100]
 def read(ctx, _message):
     if ctx.exists:
         return ctx.state
-    model = ctx.function.split("-")[0]
-    if model == "life":
-        raise Refused("absent", status=404)
-    return {"register": None, "counter": 0, "journal": [], "bank": OPENING}[model]
+    empty = {"register": None, "counter": 0, "journal": [], "bank": OPENING}
+    return empty[model(ctx)] if model(ctx) in empty else there(ctx)
 
 
 @handler
@@ -57,7 +55,7 @@ def transfer(ctx, message):
 def create(ctx, value):
     if ctx.exists:
         raise Refused("exists", status=409)
-    ctx.state = value
+    ctx.state = {"value": value, "sum": 0, "items": []} if model(ctx) == "program" else value
 
 
 @handler
@@ -74,9 +72,42 @@ def delete(ctx, _message):
     return before
 
 
+@handler(name="set")
+def set_value(ctx, value):
+    ctx.state = {**there(ctx), "value": value}
+    return value
+
+
+@handler
+def swap(ctx, message):
+    state = there(ctx)
+    if state["value"] != message["from"]:
+        return False
+    ctx.state = {**state, "value": message["to"]}
+    return True
+
+
+@handler(name="sum")
+def sum_up(ctx, amount):
+    state = there(ctx)
+    ctx.state = {**state, "sum": state["sum"] + amount}
+    return ctx.state["sum"]
+
+
+@handler
+def push(ctx, item):
+    state = there(ctx)
+    ctx.state = {**state, "items": [*state["items"], item]}
+    return len(ctx.state["items"])
+
+
 @handler
 def draw(_ctx, _message):
     return os.urandom(8).hex()
+
+
+def model(ctx):
+    return ctx.function.split("-")[0]
 
 
 def there(ctx):

@@ -1,9 +1,9 @@
 """What is done to nodes, functions, database and connections while the clients ask.
 
-Kinds come from a bag that is filled again when it is empty, so all fire about as often; in a long run the
-deaths of a node and of PostgreSQL three times as often. Each is seen to
-have happened before it counts. It is over when each function of every node that it struck has answered a
-call that was sent after it; the next one waits for that.
+Kinds come from a bag that is filled again when it is empty, so all fire about as often; in a short run the
+cuts of commits twice as often, in a long one the deaths of a node and of PostgreSQL three times. Each is
+seen to have happened before it counts. It is over when each function of every node that it struck has
+answered a call that was sent after it; the next one waits for that.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ PAUSE_S: Final = (0.3, 1.5)  #: below the timeout of functions
 #: A node that was away for that long must do no harm when it is back.
 LONG_STOP_S: Final = 30.0
 RECOVERY_S: Final = 60.0
-MOST_CUTS: Final = 5  #: of one kind, one after the other
+MOST_CUTS: Final = 10  #: of one kind, one after the other
+MOST_HELD: Final = 3  #: of those that keep a commit for seconds
 TORN: Final = 3  #: calls of each client
 #: What the promises are about. A long run wants hundreds of them.
 DEATHS: Final = ("node killed", "postmaster killed")
@@ -86,7 +87,7 @@ class Faults:
                 await stop.wait()
                 return
             if not bag:
-                bag = [*self.kinds, *(2 * DEATHS if self._long else ())]
+                bag = [*self.kinds, *(2 * DEATHS if self._long else (cut.value for cut in Cut))]
                 self._dice.shuffle(bag)
             await self.strike(bag.pop())
 
@@ -218,7 +219,9 @@ class Faults:
         """At some of the next commits of a node."""
         node = self._dice.choice(self._nodes)
         cuts = node.wire.cuts[cut]
-        node.wire.plan(cut, self._dice.randint(1, MOST_CUTS))
+        node.wire.plan(
+            cut, self._dice.randint(1, MOST_HELD if cut in (Cut.HELD, Cut.SWALLOWED) else MOST_CUTS)
+        )
         with trio.move_on_after(10):
             await _until(lambda: not node.wire.left)
         node.wire.left = 0

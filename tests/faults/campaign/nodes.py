@@ -16,12 +16,12 @@ import attrs
 import orjson
 import trio
 from tests.faults.campaign.cuts import Wire
-from tests.faults.history.models import DRAW
+from tests.faults.history.models import DRAW, PROGRAM
 from tests.faults.soak import below
 from tests.http.front_door import Client, EndOfAnswers, get
 
 ROOT: Final = Path(__file__).parents[3]
-MODELS: Final = ("register", "counter", "journal", "bank", "life", DRAW)
+MODELS: Final = ("register", "counter", "journal", "bank", "life", PROGRAM, DRAW)
 START_S: Final = 60.0
 #: Long enough for a database to recover meanwhile, short enough that a call that hangs is seen.
 FUNCTION_TIMEOUT: Final = "2s"
@@ -37,7 +37,7 @@ sandbox = "none"  # as root serve refuses what an account of its own cannot read
 
 
 def write_functions(folder: Path) -> list[str]:
-    """A node's folder: all of Python, and two of node where there is one; the functions' names."""
+    """A node's folder: all of Python, and three of node where there is one; the functions' names."""
     here = Path(__file__).parent
     folder.mkdir()
     shutil.copy(here / "entities.py", folder)
@@ -46,7 +46,7 @@ def write_functions(folder: Path) -> list[str]:
     if shutil.which("node"):
         shutil.copy(here / "entities.js", folder)
         shutil.copy(ROOT / "runtimes/node/shim.js", folder)
-        names += ["counter-js", "life-js"]
+        names += ["counter-js", "life-js", f"{PROGRAM}-js"]
     toml = "[http]\nread_state = true\n"
     for name in names:
         program, file = ("node", "entities.js") if name.endswith("js") else (sys.executable, "entities.py")

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import attrs
 from tests.faults.campaign.campaign import Campaign
 from tests.faults.campaign.cuts import Cut
 from tests.faults.history.check import Checked, check_versions
-from tests.faults.history.operation import Outcome, read_history
+from tests.faults.history.models import MISMATCH
+from tests.faults.history.operation import Operation, Outcome, read_history
 
 LEAST_OK: Final = 0.7
 LEAST_WRITES: Final = 0.5
@@ -27,6 +28,7 @@ class Floors:
     fired: int = 1  #: of each fault
     conflicts: int = 1  #: with several nodes
     resolved: int = 1  #: unknown, each way
+    programs: int = 20  #: that came to their end
 
 
 def report_of(campaign: Campaign, floors: Floors) -> dict[str, Any]:
@@ -43,6 +45,7 @@ def report_of(campaign: Campaign, floors: Floors) -> dict[str, Any]:
         for each in operations
         if each.ran and each.outcome is not Outcome.UNKNOWN
     )
+    conditions = _conditions(operations)
     tally = campaign.tally
     counters = {
         name: sum(node.count(name) for node in campaign.nodes)
@@ -65,6 +68,9 @@ def report_of(campaign: Campaign, floors: Floors) -> dict[str, Any]:
         "not sent": tally.unsent,
         "answers": dict(tally.codes.most_common()),
         "kinds": dict(sorted(kinds.items())),
+        "conditions": conditions,
+        "programs": tally.ended,
+        "programs given up": tally.given_up,
         "faults": dict(campaign.faults.fired),
         "commits cut": {cut.value: sum(node.wire.cuts[cut] for node in campaign.nodes) for cut in Cut},
         "recovery s": recovery,
@@ -97,6 +103,10 @@ def _too_little(
         if report[name] < least:
             wrong.append(f"{name}: only {report[name]:.0%}, at least {least:.0%}")
     wrong += [f"{kind}: only {kinds[kind]} times" for kind in kinds if kinds[kind] < floors.of_a_kind]
+    conditions: Mapping[str, int] = report["conditions"]
+    wrong += [f"{name}: only {n} times" for name, n in conditions.items() if n < floors.of_a_kind]
+    if report["programs"] < floors.programs:
+        wrong.append(f"only {report['programs']} programs came to their end")
     fired = campaign.faults.fired
     wrong += [
         f"{kind}: fired {fired[kind]} times" for kind in campaign.faults.kinds if fired[kind] < floors.fired
@@ -106,6 +116,21 @@ def _too_little(
     if campaign.options.keyed and min(campaign.tally.landed, campaign.tally.not_landed) < floors.resolved:
         wrong.append("not enough unknown outcomes were resolved each way")
     return wrong
+
+
+def _conditions(operations: Sequence[Operation]) -> dict[str, int]:
+    """How often a call had one that held, and one that did not."""
+    names = [f"{name} {how}" for name in ("If-Match", "If-None-Match") for how in ("held", "refused")]
+    found = dict.fromkeys(names, 0)
+    for each in operations:
+        if (
+            each.ran
+            and each.outcome is not Outcome.UNKNOWN
+            and (each.none_match or each.if_match is not None)
+        ):
+            how = "refused" if each.answer == MISMATCH else "held"
+            found[f"{'If-None-Match' if each.none_match else 'If-Match'} {how}"] += 1
+    return found
 
 
 def _violations(checked: Checked) -> list[str]:
@@ -142,6 +167,8 @@ def markdown(report: Mapping[str, Any]) -> str:
         "outcome known",
         "writes",
         "keyed",
+        "programs",
+        "programs given up",
     ):
         lines.append(f"| {name} | {report[name]} |")
     for name in report:

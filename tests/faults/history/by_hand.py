@@ -15,11 +15,14 @@ def told(
     of: str = "register",
     key: str | None = None,
     if_match: int | None = None,
+    none_match: bool = False,
 ) -> Operation:
     """It was answered, or refused with {"refused": ...}."""
     refusal = isinstance(answer, dict) and "refused" in answer
     outcome = Outcome.NOT_APPLIED if refusal else Outcome.APPLIED
-    return Operation("c", f"{of}/1", kind, given, *when, outcome, answer, version, key, if_match)
+    return Operation(
+        "c", f"{of}/1", kind, given, *when, outcome, answer, version, key, if_match, none_match=none_match
+    )
 
 
 def unknown(kind: str, given: Json, begun: int, *, of: str = "register", key: str | None = None) -> Operation:
@@ -101,6 +104,12 @@ POSSIBLE: dict[str, list[Operation]] = {
         told("write", "a", (1, 2), None, 1, if_match=0),
         told("write", "b", (3, 4), refused("version_mismatch"), 1, if_match=0),
     ],
+    "an If-None-Match before there is anything, then, and when it is gone": [
+        told("create", "a", (1, 2), None, 1, of="life", none_match=True),
+        told("create", "b", (3, 4), refused("version_mismatch"), 1, of="life", none_match=True),
+        told("delete", None, (5, 6), "a", 2, of="life"),
+        told("create", "c", (7, 8), None, 3, of="life", none_match=True),
+    ],
     "read back from the tables, with no end": [
         Operation("c", "counter/1", "add", 5, 1, None, Outcome.APPLIED, 5, 1, "k"),
         told("read", None, (3, 4), 5, 1, of="counter"),
@@ -158,6 +167,13 @@ IMPOSSIBLE: dict[str, list[Operation]] = {
     "there before anybody asked for it": [
         told("read", None, (1, 2), ["t1"], 1, of="journal"),
         unknown("append", "t1", 3, of="journal"),
+    ],
+    "an If-None-Match that did not hold, applied": [
+        told("create", "a", (1, 2), None, 1, of="life"),
+        told("replace", "b", (3, 4), "a", 2, of="life", none_match=True),
+    ],
+    "an If-None-Match that holds, refused": [
+        told("create", "a", (1, 2), refused("version_mismatch"), 0, of="life", none_match=True),
     ],
     "resurrected": [
         told("create", "a", (1, 2), None, 1, of="life"),

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 import attrs
-from tests.faults.history.models import ALL_MODELS, Model, model_of
+from tests.faults.history.models import ALL_MODELS, Model, model_of, program
 from tests.faults.history.operation import Operation
+from tests.faults.history.programs import foretold
 from tests.faults.history.replay import replay
 from tests.faults.history.search import search
 from tests.faults.history.verdict import Verdict
@@ -36,9 +37,15 @@ def by_entity(operations: Iterable[Operation]) -> dict[str, list[Operation]]:
 
 
 def check_versions(operations: Iterable[Operation], models: Mapping[str, Model] = ALL_MODELS) -> Checked:
-    """Checker 1 on every entity."""
+    """Checker 1 on every entity; a program's history must be what was foretold as well."""
     entities = by_entity(operations)
-    return _checked(entities, {name: replay(own, model_of(name, models)) for name, own in entities.items()})
+    return _checked(entities, {name: _by_version(name, own, models) for name, own in entities.items()})
+
+
+def _by_version(name: str, own: list[Operation], models: Mapping[str, Model]) -> Verdict:
+    model = model_of(name, models)
+    verdict = replay(own, model)
+    return foretold(own) if verdict.passed and model is program else verdict
 
 
 def check_hidden(

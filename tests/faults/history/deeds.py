@@ -23,6 +23,7 @@ class Deed(msgspec.Struct, frozen=True, gc=False):
     kind: str
     input: Json
     if_match: int | None
+    none_match: bool
     invoked_ns: int
     completed_ns: int
     known: bool  #: the answer is known; else it happened once or never
@@ -54,6 +55,7 @@ def _single(operation: Operation) -> Deed:
         operation.kind,
         operation.input,
         operation.if_match,
+        operation.none_match,
         operation.invoked_ns,
         completed_ns if known and completed_ns is not None else NEVER_NS,
         known,
@@ -78,6 +80,7 @@ def _joined(attempts: list[Operation]) -> Deed:
             first.kind,
             first.input,
             first.if_match,
+            first.none_match,
             invoked_ns,
             NEVER_NS,
             False,
@@ -93,6 +96,7 @@ def _joined(attempts: list[Operation]) -> Deed:
         first.kind,
         first.input,
         first.if_match,
+        first.none_match,
         invoked_ns,
         min(attempt.completed_ns or NEVER_NS for attempt in answered),
         True,
@@ -102,8 +106,8 @@ def _joined(attempts: list[Operation]) -> Deed:
     )
 
 
-def _message(attempt: Operation) -> tuple[str, Json, int | None]:
-    return attempt.kind, attempt.input, attempt.if_match
+def _message(attempt: Operation) -> tuple[str, Json, int | None, bool]:
+    return attempt.kind, attempt.input, attempt.if_match, attempt.none_match
 
 
 def exchangeable_before(maybe: list[Deed]) -> list[int | None]:
@@ -114,7 +118,7 @@ def exchangeable_before(maybe: list[Deed]) -> list[int | None]:
     last: dict[bytes, int] = {}
     before: list[int | None] = []
     for number, deed in enumerate(maybe):
-        same = orjson.dumps([deed.kind, deed.input, deed.if_match])
+        same = orjson.dumps([deed.kind, deed.input, deed.if_match, deed.none_match])
         before.append(last.get(same))
         last[same] = number
     return before

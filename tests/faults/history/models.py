@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 from typing import Final
 
+import attrs
 from tests.faults.history.operation import Json, refused
 
 
@@ -109,6 +110,44 @@ def life(state: State, kind: str, given: Json) -> Step:
     raise _unknown("life", kind, given)
 
 
+@attrs.frozen
+class Parts:
+    """A program's entity: a register, a counter and a list."""
+
+    value: Json
+    sum: int
+    items: tuple[Json, ...]
+
+    def shown(self) -> Json:
+        return {"value": self.value, "sum": self.sum, "items": list(self.items)}
+
+
+def program(state: State, kind: str, given: Json) -> Step:
+    """`create` with a value, or `exists`; what is there, or `absent`: `set` and `swap` `{"from", "to"}` its
+    value, `sum` up a number, `push` an item and be told how many there are, `delete` and `read` all of it.
+    """
+    if kind == "create":
+        return (Parts(given, 0, ()), None, True) if state is ABSENT else (state, refused("exists"), False)
+    if state is ABSENT:
+        return state, refused("absent"), False
+    assert isinstance(state, Parts)
+    match kind, given:
+        case "set", _:
+            return attrs.evolve(state, value=given), given, True
+        case "swap", {"from": before, "to": after}:
+            fits = state.value == before
+            return (attrs.evolve(state, value=after), True, True) if fits else (state, False, False)
+        case "sum", int(amount):
+            return attrs.evolve(state, sum=state.sum + amount), state.sum + amount, True
+        case "push", _:
+            return attrs.evolve(state, items=(*state.items, given)), len(state.items) + 1, True
+        case "delete", _:
+            return ABSENT, state.shown(), True
+        case "read", _:
+            return state, state.shown(), False
+    raise _unknown("program", kind, given)
+
+
 def draw(state: State, kind: str, given: Json) -> Step:
     """`draw` a lot. Of a call without an entity: here each key is one, and all its answers are the same."""
     if kind == DRAW:
@@ -125,8 +164,10 @@ MODELS: Final[Mapping[str, Model]] = {
     "bank": bank,
     "life": life,
 }
-#: With those that nobody can simulate.
-ALL_MODELS: Final[Mapping[str, Model]] = {**MODELS, DRAW: draw}
+#: One client asks what programs.py has foretold.
+PROGRAM: Final = "program"
+#: With those that are not simulated.
+ALL_MODELS: Final[Mapping[str, Model]] = {**MODELS, PROGRAM: program, DRAW: draw}
 #: The handler that shows all of the state, in every model.
 READ: Final = "read"
 #: `GET /v1/state`, in every model: the state as it is stored.
@@ -145,9 +186,17 @@ def model_of(entity: str, models: Mapping[str, Model] = ALL_MODELS) -> Model:
     return models[entity.partition("/")[0].partition("-")[0]]
 
 
-def step(model: Model, state: State, version: int, kind: str, given: Json, if_match: int | None) -> Step:
-    """The model's step, or the refusal of an If-Match that does not fit the version."""
-    if if_match is not None and if_match != version:
+def step(
+    model: Model,
+    state: State,
+    version: int,
+    kind: str,
+    given: Json,
+    if_match: int | None,
+    none_match: bool = False,
+) -> Step:
+    """The model's step, or the refusal of a condition that does not hold: If-Match, or If-None-Match: *."""
+    if (if_match is not None and if_match != version) or (none_match and state is not ABSENT):
         return state, MISMATCH, False
     if kind == STATE:
         return state, refused("no_state") if state is ABSENT else _shown(state), False
@@ -155,6 +204,8 @@ def step(model: Model, state: State, version: int, kind: str, given: Json, if_ma
 
 
 def _shown(state: State) -> Json:
+    if isinstance(state, Parts):
+        return state.shown()
     return list(state) if isinstance(state, tuple) else state
 
 

@@ -40,6 +40,7 @@ class Operation(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     key: str | None = None  #: the Idempotency-Key; attempts with one key on one entity are one deed
     if_match: int | None = None
     node: str | None = None
+    none_match: bool = False  #: If-None-Match: *
 
     @property
     def ran(self) -> bool:

@@ -15,7 +15,7 @@ from typing import Final
 import attrs
 import orjson
 from tests.faults.history.deeds import Deed, deeds_of, exchangeable_before
-from tests.faults.history.models import ABSENT, Model, State, claims_to_write, step
+from tests.faults.history.models import ABSENT, Model, State, Step, claims_to_write, step
 from tests.faults.history.operation import Operation
 from tests.faults.history.verdict import PASSED, Impossible, Verdict, out_of_time, violation
 
@@ -114,12 +114,15 @@ class _Walk:
 
     def _one(self, guess: _Guess, deed: Deed, reads: int) -> list[_Guess]:
         """The guess after a deed that is known; nothing when it would have been answered otherwise."""
-        state, answer, wrote = step(
-            self._model, guess.state, self._version, deed.kind, deed.input, deed.if_match
-        )
+        state, answer, wrote = self._step(guess, deed)
         if answer != deed.answer or wrote is bool(reads):
             return []
         return [guess if reads else _Guess(state, guess.used)]
+
+    def _step(self, guess: _Guess, deed: Deed) -> Step:
+        return step(
+            self._model, guess.state, self._version, deed.kind, deed.input, deed.if_match, deed.none_match
+        )
 
     def _told(self, deed: Deed, version: int, reads: int) -> tuple[str, *tuple[Operation, ...]]:
         sentence = f"version {version}: {deed.kind} was answered {orjson.dumps(deed.answer).decode()[:200]}, "
@@ -136,9 +139,7 @@ class _Walk:
                 if number in guess.used or (earlier is not None and earlier not in guess.used):
                     continue
                 maybe = self._maybe[number]
-                state, _, wrote = step(
-                    self._model, guess.state, self._version, maybe.kind, maybe.input, maybe.if_match
-                )
+                state, _, wrote = self._step(guess, maybe)
                 if wrote:
                     after.add(_Guess(state, guess.used | {number}))
             if len(after) > MOST_GUESSES:

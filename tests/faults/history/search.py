@@ -135,7 +135,9 @@ class _Search:
     def _try(self, number: int, state: State, version: int, done: int) -> tuple[State, int] | None:
         """State and version after this deed, if it can be the next."""
         deed = self._deeds[number]
-        after, answer, wrote = step(self._model, state, version, deed.kind, deed.input, deed.if_match)
+        after, answer, wrote = step(
+            self._model, state, version, deed.kind, deed.input, deed.if_match, deed.none_match
+        )
         if deed.known:
             if answer != deed.answer or (self._versions and deed.version != version + wrote):
                 return None

@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Final
 
 import attrs
-from tests.faults.history.models import ABSENT, MODELS, READ, Model, State, step
+from tests.faults.history.models import ABSENT, MODELS, READ, Model, State, Step, step
 from tests.faults.history.operation import Json, Operation, Outcome
 
 
@@ -39,7 +39,7 @@ class Plan:
     keyed: float = 0.3
     lost: float = 0.1  #: answers that never arrive
     unrun: float = 0.1
-    conditional: float = 0.05  #: with an If-Match, which fits or does not
+    conditional: float = 0.05  #: with an If-Match, as often with If-None-Match: each fits or does not
     bug: Bug | None = None
     bug_rate: float = 0.3
 
@@ -86,12 +86,10 @@ class _Store:
             found = self.state = self._buried
         if self._slips(Bug.STALE_READ):
             old, old_version = self._dice.choice(self._past)
-            state, answer, wrote = step(
-                self._model, old, old_version, asked.kind, asked.input, asked.if_match
-            )
+            state, answer, wrote = self._step(old, old_version, asked)
             if not wrote:
                 return _told(answer, old_version)
-        state, answer, wrote = step(self._model, found, version, asked.kind, asked.input, asked.if_match)
+        state, answer, wrote = self._step(found, version, asked)
         if not wrote:
             return _told(answer, version)
         if self._slips(Bug.LOSES):
@@ -105,6 +103,9 @@ class _Store:
             answer = self._dice.choice((None, 7, "c0.1", [1, 2]))
         self._past.append((self.state, self.version))
         return _told(answer, version + 1)
+
+    def _step(self, state: State, version: int, asked: Operation) -> Step:
+        return step(self._model, state, version, asked.kind, asked.input, asked.if_match, asked.none_match)
 
     def land_again(self, asked: Operation) -> None:
         if self._slips(Bug.LANDS_TWICE):
@@ -168,8 +169,18 @@ def _new(
     kind, given = _message(plan.model, f"c{client}.{number}", dice)
     key = f"k{number}" if dice.random() < plan.keyed else None
     if_match = max(0, version - dice.randrange(2)) if dice.random() < plan.conditional else None
+    none_match = if_match is None and dice.random() < plan.conditional
     return Operation(
-        f"c{client}", entity, kind, given, clock, None, Outcome.UNKNOWN, key=key, if_match=if_match
+        f"c{client}",
+        entity,
+        kind,
+        given,
+        clock,
+        None,
+        Outcome.UNKNOWN,
+        key=key,
+        if_match=if_match,
+        none_match=none_match,
     )
 
 
@@ -184,6 +195,7 @@ def _begun(again: Operation, clock: int) -> Operation:
         Outcome.UNKNOWN,
         key=again.key,
         if_match=again.if_match,
+        none_match=again.none_match,
     )
 
 
@@ -204,6 +216,7 @@ def _ended(asked: _Asked, clock: int, *, lost: bool) -> Operation:
         begun.key,
         begun.if_match,
         "simulated",
+        begun.none_match,
     )
 
 

@@ -64,7 +64,9 @@ def _fits(order, model):
         if deed.completed_ns < latest_ns:
             return False
         latest_ns = max(latest_ns, deed.invoked_ns)
-        state, answer, wrote = step(model, state, version, deed.kind, deed.input, deed.if_match)
+        state, answer, wrote = step(
+            model, state, version, deed.kind, deed.input, deed.if_match, deed.none_match
+        )
         version += wrote
         if deed.known and (answer, version) != (deed.answer, deed.version):
             return False
