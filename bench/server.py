@@ -54,6 +54,7 @@ class Server:
     folder: Path
     log: Path
     first_answer_s: float  #: from the start of the process on an empty folder to the first answer
+    admin_port: int = 0
 
 
 @contextmanager
@@ -93,7 +94,7 @@ def running(folder: Path, functions: Sequence[str] = tuple(CONFIG)) -> Iterator[
         )
     try:
         _wait_for_answer(process, port, log)
-        yield Server(port, process.pid, folder, log, time.perf_counter() - begun_s)
+        yield Server(port, process.pid, folder, log, time.perf_counter() - begun_s, admin_port)
     finally:
         _stop(process)
 

@@ -1,0 +1,71 @@
+"""The commit of turns that consume messages, against a real PostgreSQL: all of it there and in order."""
+
+from __future__ import annotations
+
+import threading
+
+import psycopg
+import pytest
+from walking import a_store, load, running, sql, turn_of, walk
+
+from inversion.effects import Send
+from inversion.errors import Outrun
+from inversion.messages import Address, Answer, Delivery, MessageOut, State, Stored
+from inversion.state.store import PostgresStore
+
+COUNT = "SELECT count(*) FROM inversion.message"
+
+
+def sending(count: int) -> MessageOut:
+    return MessageOut([Answer(b"1", effects=[Send("b", "y", "call", b"%d" % n) for n in range(count)])])
+
+
+def delivery(seq: int) -> Delivery:
+    """What `counter/x` sent with its first version."""
+    return Delivery(Address("b", "y"), "counter/x", 1, seq, f"m{seq}", "call", b"1")
+
+
+async def send(store: PostgresStore, count: int) -> None:
+    state = await load(store, "x")
+    await walk(lambda: store.store_state(turn_of("x"), state, sending(count)))
+
+
+async def consume(store: PostgresStore, *sequence: int) -> Stored:
+    turn = turn_of("y", len(sequence))
+    turn.address = Address("b", "y")
+    for request, seq in zip(turn.requests, sequence, strict=True):
+        request.delivery = delivery(seq)
+    out = MessageOut([Answer(b"1")] * len(sequence))
+    return await walk(lambda: store.store_state(turn, State(None, 0, None), out))
+
+
+async def test_a_turn_that_skips_an_earlier_message_of_the_pair_is_not_applied(database_url: str) -> None:
+    async with running(a_store(database_url)) as store:
+        await send(store, 3)
+        with pytest.raises(Outrun):
+            await consume(store, 1)
+        with pytest.raises(Outrun):
+            await consume(store, 1, 0)
+        assert sql(database_url, COUNT) == [(3,)]
+        await consume(store, 0, 1)
+        assert sql(database_url, COUNT) == [(1,)]
+
+
+async def test_a_turn_whose_message_another_has_consumed_is_not_applied(database_url: str) -> None:
+    async with running(a_store(database_url)) as store:
+        await send(store, 1)
+        sql(database_url, "DELETE FROM inversion.message")
+        with pytest.raises(Outrun):
+            await consume(store, 0)
+        assert sql(database_url, "SELECT count(*) FROM inversion.entity WHERE function = 'b'") == [(0,)]
+
+
+async def test_a_message_whose_lease_changes_while_its_commit_waits_is_consumed(database_url: str) -> None:
+    """Its row is not the one that the statement saw when it began."""
+    async with running(a_store(database_url)) as store:
+        await send(store, 1)
+        with psycopg.connect(database_url) as other:
+            other.execute("UPDATE inversion.message SET due_at = now() + interval '10 s', attempt = 7")
+            threading.Timer(0.15, other.commit).start()
+            await consume(store, 0)
+        assert sql(database_url, COUNT) == [(0,)]
