@@ -156,7 +156,7 @@ def _not_sent(walks: Sequence[CommitWalk]) -> None:
 
 
 def _settle(walks: Sequence[CommitWalk], statement: sql.Statement, sent: Rows) -> None:
-    if sent.count == len(walks) and statement is not sql.COMMIT_MESSAGES:
+    if sent.count == len(walks) and statement not in sql.SAYING:
         for walk in walks:
             walk.resume(None)
         return

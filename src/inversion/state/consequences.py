@@ -114,6 +114,11 @@ class Consequences:
     weight_bytes: int = 0
     due: bool = False  #: something may be claimed at once
 
+    @property
+    def plain(self) -> bool:
+        """No timers and no dead letters."""
+        return not (self.touched or self.windings or self.buried)
+
 
 def versions_with(turn: Turn, version: int, answers: Sequence[Answer]) -> list[int]:
     """The version after each message: one of its own where it changed the state, sent or owes something."""
@@ -300,39 +305,17 @@ def _row_of(touched: tuple[tuple[bytes, bytes, bytes], Touched, bytes]) -> tuple
 
 
 def arrays_of(commits: Sequence[tuple[bytes, bytes, bytes, Consequences]]) -> list[bytes]:
-    """The parameters from $19 on, of (turn, function, key, consequences)."""
-    spans = sorted((f, k, s, turn) for turn, f, k, c in commits for s in c.spans)
+    """The parameters of `commit_messages` from $19 on, of (turn, function, key, consequences)."""
     touched = sorted(
         ((row, t, turn) for turn, _, _, c in commits for row, t in c.touched.items()), key=_row_of
     )
     buried = [each for _, _, _, c in commits for each in c.buried]
-    births = [(turn, b) for turn, _, _, c in commits for b in c.births]
     windings = [(turn, w) for turn, _, _, c in commits for w in c.windings]
     return [
-        arrays.uuids([turn for _, _, _, turn in spans]),
-        arrays.texts([function for function, _, _, _ in spans]),
-        arrays.texts([key for _, key, _, _ in spans]),
-        arrays.texts([s.sender for _, _, s, _ in spans]),
-        arrays.int8s([s.first[0] for _, _, s, _ in spans]),
-        arrays.int8s([s.first[1] for _, _, s, _ in spans]),
-        arrays.int8s([s.last[0] for _, _, s, _ in spans]),
-        arrays.int8s([s.last[1] for _, _, s, _ in spans]),
+        *_spans_of(commits),
         arrays.texts([id_ for id_, _ in buried]),
         arrays.texts([error for _, error in buried]),
-        arrays.uuids([turn for turn, _ in births]),
-        arrays.texts([b.function for _, b in births]),
-        arrays.texts([b.key for _, b in births]),
-        arrays.texts([b.sender for _, b in births]),
-        arrays.int8s([b.sender_version for _, b in births]),
-        arrays.int8s([b.seq for _, b in births]),
-        arrays.texts([b.id for _, b in births]),
-        arrays.texts([b.handler for _, b in births]),
-        arrays.texts([b.body for _, b in births]),
-        arrays.texts([b.reply_to for _, b in births]),
-        arrays.texts([b.answers for _, b in births]),
-        arrays.int8s([b.hops for _, b in births]),
-        arrays.uuids([b.owner for _, b in births]),
-        arrays.int8s([0 if b.owner is None else LEASE_MS for _, b in births]),
+        *_births_of(commits),
         arrays.uuids([turn for _, _, turn in touched]),
         arrays.texts([t.function for _, t, _ in touched]),
         arrays.texts([t.key for _, t, _ in touched]),
@@ -352,4 +335,43 @@ def arrays_of(commits: Sequence[tuple[bytes, bytes, bytes, Consequences]]) -> li
         arrays.int8s([w.hops for _, w in windings]),
         arrays.int8s([w.delay_ms for _, w in windings]),
         arrays.texts([w.at for _, w in windings]),
+    ]
+
+
+def plain_arrays_of(commits: Sequence[tuple[bytes, bytes, bytes, Consequences]]) -> list[bytes]:
+    """The parameters of `commit_plain_messages` from $10 on."""
+    return [*_spans_of(commits), *_births_of(commits)]
+
+
+def _spans_of(commits: Sequence[tuple[bytes, bytes, bytes, Consequences]]) -> list[bytes]:
+    spans = sorted((f, k, s, turn) for turn, f, k, c in commits for s in c.spans)
+    return [
+        arrays.uuids([turn for _, _, _, turn in spans]),
+        arrays.texts([function for function, _, _, _ in spans]),
+        arrays.texts([key for _, key, _, _ in spans]),
+        arrays.texts([s.sender for _, _, s, _ in spans]),
+        arrays.int8s([s.first[0] for _, _, s, _ in spans]),
+        arrays.int8s([s.first[1] for _, _, s, _ in spans]),
+        arrays.int8s([s.last[0] for _, _, s, _ in spans]),
+        arrays.int8s([s.last[1] for _, _, s, _ in spans]),
+    ]
+
+
+def _births_of(commits: Sequence[tuple[bytes, bytes, bytes, Consequences]]) -> list[bytes]:
+    births = [(turn, b) for turn, _, _, c in commits for b in c.births]
+    return [
+        arrays.uuids([turn for turn, _ in births]),
+        arrays.texts([b.function for _, b in births]),
+        arrays.texts([b.key for _, b in births]),
+        arrays.texts([b.sender for _, b in births]),
+        arrays.int8s([b.sender_version for _, b in births]),
+        arrays.int8s([b.seq for _, b in births]),
+        arrays.texts([b.id for _, b in births]),
+        arrays.texts([b.handler for _, b in births]),
+        arrays.texts([b.body for _, b in births]),
+        arrays.texts([b.reply_to for _, b in births]),
+        arrays.texts([b.answers for _, b in births]),
+        arrays.int8s([b.hops for _, b in births]),
+        arrays.uuids([b.owner for _, b in births]),
+        arrays.int8s([0 if b.owner is None else LEASE_MS for _, b in births]),
     ]

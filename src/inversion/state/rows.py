@@ -11,7 +11,7 @@ from inversion import json_text
 from inversion.errors import Code, RequestRefused
 from inversion.messages import Address, Answer, Idempotency, Recorded, State, Turn
 from inversion.state import arrays, sql
-from inversion.state.consequences import Consequences, arrays_of
+from inversion.state.consequences import Consequences, arrays_of, plain_arrays_of
 from inversion.state.postgres import Rows
 
 #: The key under which the records of stateless calls stand: no entity can have it.
@@ -79,7 +79,7 @@ def commit_statement(commits: Sequence[Commit]) -> tuple[sql.Statement, Sequence
     keyed = False
     for commit in commits:
         if commit.consequences is not None:
-            return sql.COMMIT_MESSAGES, _messages_parameters(commits)
+            return _with_messages(commits)
         if commit.records:
             keyed = True
     if keyed:
@@ -109,23 +109,23 @@ def _keyed_parameters(commits: Sequence[Commit]) -> list[bytes]:
     ]
 
 
-def _messages_parameters(commits: Sequence[Commit]) -> list[bytes]:
+def _with_messages(commits: Sequence[Commit]) -> tuple[sql.Statement, Sequence[bytes | None]]:
     entities = [commit for commit in commits if not commit.stateless]
     alone = [commit for commit in commits if commit.stateless]
-    return [
+    turns = [
         *_commit_parameters(entities),
         arrays.int8s([_needs(commit) for commit in entities]),
         arrays.uuids([commit.id for commit in alone]),
         arrays.int8s([_needs(commit) for commit in alone]),
-        *_record_parameters(commits),
-        *arrays_of(
-            [
-                (commit.id, commit.function, commit.key, commit.consequences)
-                for commit in commits
-                if commit.consequences is not None
-            ]
-        ),
     ]
+    causes = [
+        (commit.id, commit.function, commit.key, commit.consequences)
+        for commit in commits
+        if commit.consequences is not None
+    ]
+    if any(commit.records for commit in commits) or not all(each[3].plain for each in causes):
+        return sql.COMMIT_MESSAGES, [*turns, *_record_parameters(commits), *arrays_of(causes)]
+    return sql.COMMIT_PLAIN_MESSAGES, [*turns, *plain_arrays_of(causes)]
 
 
 def _needs(commit: Commit) -> int:
@@ -136,7 +136,7 @@ def _needs(commit: Commit) -> int:
 def applied_of(statement: sql.Statement, sent: Rows) -> tuple[set[bytes | None], set[bytes | None]]:
     """The turns that were applied, and those that were not because what they consume is not there."""
     turns = [sent.value(row, 0) for row in range(sent.count)]
-    if statement is not sql.COMMIT_MESSAGES:
+    if statement not in sql.SAYING:
         return set(turns), set()
     said = [sent.value(row, 1) == b"\x01" for row in range(sent.count)]
     return (

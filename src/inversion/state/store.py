@@ -70,11 +70,11 @@ class PostgresStore:
         lane = partial(Lane, conninfo, Settings(), watch=watch, log=log, knocking=self._knocking)
         self._load_lanes = [lane((sql.LOAD, sql.OUTDATED, sql.RECORDED)) for _ in range(loaders)]
         self._commit_lanes = [
-            lane((sql.COMMIT, sql.COMMIT_ONE, sql.COMMIT_KEYED, sql.COMMIT_MESSAGES, sql.UNLOCKED))
+            lane((sql.COMMIT, sql.COMMIT_ONE, sql.COMMIT_KEYED, *sql.SAYING, sql.UNLOCKED))
             for _ in range(committers)
         ]
         self._resolver_lane = lane(
-            (sql.COMMIT, sql.COMMIT_ONE, sql.COMMIT_KEYED, sql.COMMIT_MESSAGES, sql.FIND, sql.RECORDED)
+            (sql.COMMIT, sql.COMMIT_ONE, sql.COMMIT_KEYED, *sql.SAYING, sql.FIND, sql.RECORDED)
         )
         self._resolver = Resolver(self._resolver_lane, watch.later)
         self._loads: GatheredGate[Loading, State] = GatheredGate(watch.later)

@@ -136,6 +136,10 @@ COMMIT_KEYED: Final = statement(_QUERIES["commit_keyed"])
 #: The same for turns that consume or cause messages; rows.py and consequences.py have its arrays ->
 #: (turn uuid, boolean): applied, or not all that it consumes is there.
 COMMIT_MESSAGES: Final = statement(_QUERIES["commit_messages"])
+#: The same for a batch without records, timers and dead letters.
+COMMIT_PLAIN_MESSAGES: Final = statement(_QUERIES["commit_plain_messages"])
+#: Those that say of each turn whether it was applied.
+SAYING: Final = (COMMIT_MESSAGES, COMMIT_PLAIN_MESSAGES)
 #: text[] functions, int8[] rooms, uuid owner, int8 lease in ms -> the columns of outbox.py, in pairs' order.
 CLAIM_MESSAGES: Final = statement(_QUERIES["claim_messages"])
 CLAIM_TIMERS: Final = statement(_QUERIES["claim_timers"])

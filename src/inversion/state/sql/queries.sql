@@ -212,6 +212,72 @@ SELECT l.turn, false
          UNION ALL SELECT s.turn, s.needs FROM unnest($8::uuid[], $9::int8[]) AS s (turn, needs)) AS l
  WHERE ((l.turn, l.needs) IN (SELECT c.turn, c.needs FROM complete AS c)) IS NOT TRUE;
 
+-- name: commit_plain_messages
+-- commit_messages without what most turns do not have: records, timers, dead letters.
+WITH m AS MATERIALIZED (
+    SELECT c.turn, x.function, x.key, x.sender, x.sender_version, x.seq
+      FROM unnest($10::uuid[], $11::text[], $12::text[], $13::text[], $14::int8[], $15::int8[], $16::int8[],
+                  $17::int8[])
+           AS c (turn, function, key, sender, first_version, first_seq, last_version, last_seq)
+      JOIN inversion.message AS x
+        ON x.function = c.function AND x.key = c.key AND x.sender = c.sender
+       AND (x.sender_version, x.seq) >= (c.first_version, c.first_seq)
+       AND (x.sender_version, x.seq) <= (c.last_version, c.last_seq)
+     ORDER BY x.function, x.key, x.sender, x.sender_version, x.seq
+       FOR UPDATE OF x
+), complete AS MATERIALIZED (
+    SELECT l.turn, count(*) AS needs
+      FROM (SELECT e.turn FROM unnest($4::uuid[]) AS e (turn)
+             UNION ALL SELECT s.turn FROM unnest($8::uuid[]) AS s (turn)
+             UNION ALL SELECT m.turn FROM m) AS l
+     GROUP BY l.turn
+), up AS (
+    INSERT INTO inversion.entity AS e (function, key, version, turn, prev, state, updated_at)
+    SELECT m.function, m.key, m.version, m.turn, m.prev, m.state, now()
+      FROM unnest($1::text[], $2::text[], $3::int8[], $4::uuid[], $5::uuid[], $6::text[], $7::int8[])
+           AS m (function, key, version, turn, prev, state, needs)
+     WHERE ((m.turn, m.needs) IN (SELECT c.turn, c.needs FROM complete AS c)) IS TRUE
+       AND (m.prev IS NULL
+            OR m.prev = (SELECT g.turn FROM inversion.entity AS g
+                          WHERE g.function = m.function AND g.key = m.key))
+     ORDER BY m.function COLLATE "C", m.key COLLATE "C"
+        ON CONFLICT (function, key) DO UPDATE
+       SET version = excluded.version, turn = excluded.turn, prev = excluded.prev, state = excluded.state,
+           updated_at = excluded.updated_at
+     WHERE e.turn = excluded.prev
+    RETURNING e.turn
+), done AS MATERIALIZED (
+    SELECT up.turn FROM up
+     UNION ALL
+    SELECT s.turn
+      FROM unnest($8::uuid[], $9::int8[]) AS s (turn, needs)
+     WHERE ((s.turn, s.needs) IN (SELECT c.turn, c.needs FROM complete AS c)) IS TRUE
+), spent AS MATERIALIZED (
+    SELECT m.* FROM m WHERE (m.turn IN (SELECT done.turn FROM done)) IS TRUE
+), consumed AS (
+    DELETE FROM inversion.message AS x
+     USING spent AS s
+     WHERE x.function = s.function AND x.key = s.key AND x.sender = s.sender
+       AND x.sender_version = s.sender_version AND x.seq = s.seq
+), born AS (
+    INSERT INTO inversion.message (function, key, sender, sender_version, seq, id, handler, body, reply_to, answers,
+                                   hops, owner, attempt, failures, due_at, born_at)
+    SELECT b.function, b.key, b.sender, b.sender_version, b.seq, b.id, b.handler, b.body, b.reply_to, b.answers,
+           b.hops, b.owner, CASE WHEN b.owner IS NULL THEN 0 ELSE 1 END, 0,
+           now() + b.lease_ms * interval '1 millisecond', now()
+      FROM unnest($18::uuid[], $19::text[], $20::text[], $21::text[], $22::int8[], $23::int8[], $24::text[],
+                  $25::text[], $26::text[], $27::text[], $28::text[], $29::int8[], $30::uuid[], $31::int8[])
+           AS b (turn, function, key, sender, sender_version, seq, id, handler, body, reply_to, answers, hops, owner,
+                 lease_ms)
+     WHERE (b.turn IN (SELECT done.turn FROM done)) IS TRUE
+)
+SELECT done.turn, true FROM done
+ UNION ALL
+SELECT l.turn, false
+  FROM (SELECT e.turn, e.needs FROM unnest($4::uuid[], $7::int8[]) AS e (turn, needs)
+         UNION ALL SELECT s.turn, s.needs FROM unnest($8::uuid[], $9::int8[]) AS s (turn, needs)) AS l
+ WHERE ((l.turn, l.needs) IN (SELECT c.turn, c.needs FROM complete AS c)) IS NOT TRUE;
+
 -- name: claim_messages
 -- Due rows of each function, at most as many as this node has room for. One behind another of its pair that
 -- may not be taken now is not taken: it follows that one's time, so that it is not looked at again before.
