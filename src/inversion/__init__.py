@@ -6,6 +6,7 @@ The modules in reading order. A module imports only what stands above it in this
     effects             what a message-out asks for beside its state
     messages            the nouns, in the order of the six steps
     names               what functions, keys, timers and topics may be called
+    protocol.destination  where an outgoing request may go: URLs, the allow-list, addresses
     config              inversion.toml -> frozen Config
     config_values       durations, sizes, commands: what one value may be
     config_file         reads inversion.toml; one sentence for each fault
