@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter_ns
@@ -27,6 +28,7 @@ HEAL_S: Final = 120.0
 LAST_ANSWERS: Final = 5  #: of each node, after the last fault
 READERS: Final = 4  #: of all that there was, at the end
 LOOK_S: Final = 1.0
+SAY_S: Final = 60.0
 TICK_S: Final = 0.05
 NOWHERE: Final = Slot("", "", 1 << 60)  #: of a read that no slot is to hear of
 
@@ -96,6 +98,7 @@ class Campaign:
                             starting.start_soon(node.start)
                     nursery.start_soon(self._look_for_ever)
                     nursery.start_soon(self._tick_for_ever)
+                    nursery.start_soon(self._say_for_ever)
                     await self._disturb()
                     if not self.enough.is_set():
                         await self._read_everything()
@@ -170,6 +173,14 @@ class Campaign:
                 if node.up:
                     await node.look()
             await trio.sleep(LOOK_S)
+
+    async def _say_for_ever(self) -> None:
+        begun_s = trio.current_time()
+        while True:
+            await trio.sleep(SAY_S)
+            minutes = (trio.current_time() - begun_s) / 60
+            faults = sum(self.faults.fired.values())
+            print(f"{minutes:.0f} min: {self._writer.written:,} calls, {faults} faults", file=sys.stderr)
 
     async def _tick_for_ever(self) -> None:
         """How late this process is itself: that much later may a call be seen to end."""

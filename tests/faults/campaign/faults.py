@@ -94,7 +94,10 @@ class Faults:
     async def strike(self, kind: str) -> None:
         """One fault, until all that it struck is well again."""
         begun_ns = perf_counter_ns()
-        struck = await self.kinds[kind]()
+        try:
+            struck = await self.kinds[kind]()
+        except ProcessLookupError:
+            struck = ()  # it ended by itself before it was struck, or while it was stopped
         if not struck:
             return  # it found nothing to strike
         self.fired[kind] += 1
