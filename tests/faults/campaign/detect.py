@@ -2,7 +2,8 @@
 
 Every seeded bug under the same options, the seeds 1 to N; a bug is found when the checker says that the
 history cannot be. The node without a bug runs beside them and must raise no alarm. Prints a table, and with
---write puts it into docs/detection.md, where what stands outside its marks stays.
+--write puts it into docs/detection.md, where what stands outside its marks stays; with --bugs only the
+rows that were run, and a sentence that says so.
 """
 
 from __future__ import annotations
@@ -120,6 +121,27 @@ def write(lines: Sequence[str]) -> None:
     DOCUMENT.write_text(f"{above}{BEGIN}\n\n" + "\n".join(lines) + f"\n\n{END}{below}")
 
 
+def replaced(rows: Sequence[str], command: str) -> list[str]:
+    """The lines of the document's table with these rows instead of their older ones, all counted again."""
+    lines = DOCUMENT.read_text().partition(BEGIN)[2].partition(END)[0].strip().splitlines()
+    places = {_name(line): place for place, line in enumerate(lines) if line.startswith("| ")}
+    for new in rows:
+        lines[places[_name(new)]] = new
+    table = lines[: max(places.values()) + 1]
+    bugs = [line for line in table if _name(line).replace(" ", "_") in BUGS]
+    found = sum("never" not in line.split(" | ")[2] for line in bugs)
+    names = ", ".join(_name(new) for new in rows)
+    said = [line for line in lines[len(table) :] if line.startswith("Since then")]
+    alarms = lines[places["none"]].split(" | ")[2].replace("never", "").strip(" ,")
+    counted = f"{found} of {len(bugs)} bugs were found with every seed."
+    counted += f" Without a bug: {'alarms' if alarms else 'no alarm'}."
+    return [*table, "", *said, f"Since then `{command}` made the rows: {names}.", "", counted]
+
+
+def _name(line: str) -> str:
+    return line.split(" | ")[0].removeprefix("| ")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60.0)
@@ -127,16 +149,18 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=2)
     parser.add_argument("--bugs", nargs="*", default=list(BUGS), choices=list(BUGS))
     parser.add_argument("--only-bugs", action="store_true", help="without the node that has none")
-    parser.add_argument("--write", action="store_true", help="the table into docs/detection.md")
+    parser.add_argument("--write", action="store_true", help="the table, or the rows, into docs/detection.md")
     given = parser.parse_args()
+    command = " ".join(["python -m tests.faults.campaign.detect", *sys.argv[1:]])
     begun = [
-        f"`{' '.join(['python -m tests.faults.campaign.detect', *sys.argv[1:]])}`: each run at least "
+        f"`{command}`: each run at least "
         f"{given.seconds:g} s or until the bug is found, {given.nodes} nodes, seeds 1 to {given.seeds}.",
         "",
         "| bug | what it is | found after | how, in the first run that found it |",
         "|---|---|---|---|",
     ]
     print("\n".join(begun), flush=True)
+    some = given.only_bugs or set(given.bugs) != set(BUGS)
     bugs: list[str | None] = [*([] if given.only_bugs else [None]), *given.bugs]
     results: dict[str | None, list[Found]] = {}
     folder = Path(tempfile.mkdtemp(prefix="inversion-detect-"))
@@ -147,12 +171,15 @@ def main() -> None:
             options = [Options(given.seconds, given.nodes, every_s=0.3, seed=seed, bug=bug) for seed in seeds]
             results[bug] = [run(each, postgres) for each in options]
             print(row(bug, results[bug]), flush=True)
-            if given.write:  # after each row, so that a run that is cut short leaves what it has
+            # After each row, so that a run that is cut short leaves what it has.
+            if given.write and not some:
                 rows = [row(*result) for result in results.items()]
                 write([*begun, *rows, "", summary(results, bugs[len(results) :])])
     finally:
         postgres.stop()
         shutil.rmtree(folder, ignore_errors=True)
+    if given.write and some:
+        write(replaced([row(*result) for result in results.items()], command))
     print("", summary(results, []), sep="\n")
     sys.exit(not all(_as_it_should(*result) for result in results.items()))
 

@@ -65,7 +65,7 @@ def _retold(
     """The same, had the store treated one write as `apply` does, which takes `more` versions."""
     ordered = _in_order(history)
     writes = _single_writes(history)
-    if ordered is None or not writes or any(each.if_match is not None for each in history):
+    if ordered is None or not writes or any(each.if_match is not None or each.none_match for each in history):
         return None
     wrong = dice.choice(writes)
     model = model_of(wrong.entity)
