@@ -12,7 +12,6 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
-from urllib.parse import urlsplit
 
 from inversion import json_text
 from inversion.config import Limits
@@ -30,6 +29,7 @@ from inversion.effects import (
 from inversion.errors import Code, EffectsRefused, Overrun, RequestRefused
 from inversion.messages import Address
 from inversion.names import DEFAULT_HANDLER, NAME, key_fault, label_fault
+from inversion.protocol.destination import LONGEST_URL, read_url
 
 #: Of one answer: more would hold up the commits of others. A topic reaches any number.
 MAX_EFFECTS: Final = 1_000
@@ -39,8 +39,6 @@ _MAX_DEPTH: Final = json_text.MAX_DEPTH + 3
 _MAX_DELAY_S: Final = 36_525 * 86_400.0
 #: Timers that got no name have one that begins with it.
 UNNAMED: Final = "~"
-#: What most servers and proxies take.
-_MAX_URL_BYTES: Final = 8_000
 _MAX_HEADERS: Final = 100
 
 #: RFC 3339: more than that passes datetime.fromisoformat.
@@ -52,7 +50,6 @@ _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _WITHOUT_BODY: Final = frozenset(("GET", "HEAD"))
 #: The characters of RFC 3986. A backslash, a space or a raw ü is read in one way here and in another there.
 _URL = re.compile(r"(?i:https?)://(?:[A-Za-z0-9._~:/?\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+")
-_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _FIELD_VALUE = re.compile(r"[\t -~]*")
 #: They belong to the connection, which is ours (RFC 9110, 7.6.1).
@@ -233,22 +230,15 @@ def _http(cut: json_text.CutHttp) -> Http:
 
 def _url(url: str) -> str:
     where = ".http.url"
-    if len(url) > _MAX_URL_BYTES:
-        raise ValueError(f"{where} has {len(url)} characters, more than {_MAX_URL_BYTES}")
-    if _URL.fullmatch(url) is None:
+    if len(url) <= LONGEST_URL and _URL.fullmatch(url) is None:
         raise ValueError(
             f"{where} must be absolute, begin with https:// or http://, hold no fragment and be "
             f"percent-encoded, not {shown(url)}"
         )
     try:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port
-    except ValueError:
-        host, port = "", None
-    if "@" in url.partition("://")[2].partition("/")[0].partition("?")[0]:
-        raise ValueError(f"{where} holds a user: say it in the header Authorization")
-    if _HOST.fullmatch(host) is None or port == 0:
-        raise ValueError(f"{where} names no host, or a port that is none: {shown(url)}")
+        read_url(url)
+    except ValueError as fault:
+        raise ValueError(f"{where} {fault}") from None
     return url
 
 
