@@ -91,6 +91,7 @@ class _Node:
         self._embedded: EmbeddedPostgres | None = None
         self._stopping = trio.Event()
         self._doors_closed = trio.Event()
+        self._store_opened = trio.Event()
         self._servers: Sequence[Server] = ()
         self._functions = dict(config.functions)  # what serves: a reload changes it
         self._reloading = trio.CancelScope()
@@ -121,12 +122,14 @@ class _Node:
         self._office = PostOffice(
             self._store, pools, self._functions, limits, self._note_failure, self._after
         )
-        self._dispatcher = Dispatcher(database.conninfo, self._functions, self._office, pools, self._counters)
+        self._dispatcher = Dispatcher(
+            database.conninfo, self._functions, self._office, pools, self._counters, self._store.knocking
+        )
         self._store.births = self._dispatcher
         self._watch.expects = lambda: len(self._office.live)
         self._nursery.start_soon(self._sweep)
         self._open_doors(listeners)
-        self._nursery.start_soon(self._dispatcher.run)
+        self._nursery.start_soon(self._deliver)
         await self._supervisor.first_words(_HELLO_PATIENCE_S)
         if (origin := self._options.reload) is not None:
             reloader = Reloader(self._config, origin, self._functions, self._supervisor, self._office)
@@ -145,17 +148,21 @@ class _Node:
         return given
 
     async def _open_store(self) -> None:
-        opened = trio.Event()
-
         async def run_store() -> None:
             await self._nursery.start(self._store.run)
-            opened.set()
+            self._store_opened.set()
 
         self._nursery.start_soon(run_store)
         with trio.move_on_after(_DATABASE_PATIENCE_S):
-            await opened.wait()
-        if not opened.is_set():
+            await self._store_opened.wait()
+        if not self._store_opened.is_set():
             _log.error("no database yet: calls that need it answer 503 until there is one")
+
+    async def _deliver(self) -> None:
+        await (
+            self._store_opened.wait()
+        )  # the store's first try tells a wrong URL from a database that is away
+        await self._dispatcher.run()
 
     def _open_doors(self, listeners: Sequence[Listener]) -> None:
         limits = self._config.limits

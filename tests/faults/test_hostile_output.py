@@ -95,7 +95,7 @@ BAD_ANSWERS = [
     (b'"state":1,"delete":true}', "protocol_error"),
     (b'"answers":[{"id":"@ID@","response":1}],"state":1}', "protocol_error"),
     (b'"answers":{}}', "protocol_error"),
-    (b'"state":1,"effects":[{"send":{"handler":"x","message":1}}]}', "protocol_error"),
+    (b'"state":1,"effects":[{"send":{"handler":"X","message":1}}]}', "protocol_error"),
     (b'"state":1,"effects":{"send":1}}', "protocol_error"),
     (b'"state":1,"effects":[{"send":{"key":"-"}}]}', "protocol_error"),
     (b'"state":1,"effects":[{"http":{"url":"http://a","headers":{"a":"b\\r\\nc: d"}}}]}', "protocol_error"),

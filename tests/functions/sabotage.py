@@ -48,7 +48,7 @@ for line in sys.stdin:
     elif handler == "no_json":
         say('{"id":' + json.dumps(frame["id"]) + ',"response":')
     elif handler == "effect":
-        say({**answer, "effects": [{"send": {"key": "x", "handler": "y", "message": 1}}]})
+        say({**answer, "effects": [{"sned": {"key": "x", "handler": "y", "message": 1}}]})
     elif handler == "error":
         say({"id": frame["id"], "error": frame["message"]})
     elif handler == "huge":

@@ -31,7 +31,7 @@ from inversion.observe.metrics import Counters
 from inversion.protocol.retrying import Again, GiveUp, after_failure
 from inversion.state.consequences import LEASE_MS
 from inversion.state.dialing import ConnectionLost, UnfitServer
-from inversion.state.lane import Backoff
+from inversion.state.lane import Backoff, Knocking
 from inversion.state.outbox import MOST, Backlog, Burial, Outbox, PutOff
 from inversion.state.postgres import StatementFailed
 
@@ -90,6 +90,7 @@ class Dispatcher:
         office: PostOffice,
         pools: Mapping[str, SpokenPool],
         counters: Counters,
+        knocking: Knocking,
     ) -> None:
         self.node = new_turn_id()
         self.backlog: Mapping[str, Backlog] = {}
@@ -98,6 +99,7 @@ class Dispatcher:
         self._office = office
         self._pools = pools
         self._counters = counters
+        self._knocking = knocking  #: of the store: one node's tries stand in one line
         self._held: dict[_Held, None] = {}
         self._paces: dict[str, Pace] = {}
         self._put_off: list[PutOff] = []
@@ -133,11 +135,13 @@ class Dispatcher:
         """Serve until cancelled; a database that is away is tried again."""
         backoff = Backoff()
         while True:
+            await self._knocking.turn()
             try:
                 outbox = await Outbox.open(self._conninfo, self.node)
-            except (ConnectionLost, StatementFailed, UnfitServer):
-                await backoff.pause()  # the lanes of the store complain of that
+            except (ConnectionLost, StatementFailed, UnfitServer) as failure:
+                self._knocking.failed(failure, "no database")
                 continue
+            self._knocking.succeeded()
             try:
                 while True:
                     await self._serve(outbox)

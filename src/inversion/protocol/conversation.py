@@ -202,6 +202,7 @@ class Conversation:
         try:
             return Answered(answered_id, read_message_out(cut, message, hello, self._limits))
         except RuntimeBroken as broken:
+            broken.__context__ = None  # with a traceback of its own
             return Answered(answered_id, broken.with_traceback(None))  # its frames hold the whole line
 
     def _silent(self) -> Hello:

@@ -66,8 +66,8 @@ class PostgresStore:
         self._log = log
         self._counters = counters or Counters()
         self._watch = watch
-        self._knocking = Knocking(log)
-        lane = partial(Lane, conninfo, Settings(), watch=watch, log=log, knocking=self._knocking)
+        self.knocking = Knocking(log)  #: also for whoever else of this node connects
+        lane = partial(Lane, conninfo, Settings(), watch=watch, log=log, knocking=self.knocking)
         self._load_lanes = [lane((sql.LOAD, sql.OUTDATED, sql.RECORDED)) for _ in range(loaders)]
         self._commit_lanes = [
             lane((sql.COMMIT, sql.COMMIT_ONE, sql.COMMIT_KEYED, *sql.SAYING, sql.UNLOCKED))
@@ -281,14 +281,14 @@ class PostgresStore:
     async def _open_first(self, lane: Lane) -> None:
         """Open a lane that the start waits for. A refusal that is the first word of all is a wrong URL."""
         while True:
-            await self._knocking.turn()
+            await self.knocking.turn()
             try:
-                await lane.open(self._check, explain=not self._knocking.waited)
+                await lane.open(self._check, explain=not self.knocking.waited)
                 return
             except (ConnectionLost, StatementFailed) as failure:
-                if isinstance(failure, ConnectionLost) and failure.unwelcome and not self._knocking.waited:
+                if isinstance(failure, ConnectionLost) and failure.unwelcome and not self.knocking.waited:
                     raise UnfitServer(f"{failure}: check the database URL") from None
-                self._knocking.failed(failure, "no database yet")
+                self.knocking.failed(failure, "no database yet")
 
 
 class _Gatherers:
