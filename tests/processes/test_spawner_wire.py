@@ -143,7 +143,19 @@ async def test_what_cannot_be_started_is_refused_with_the_reason(tmp_path, setti
         assert told.end == ("refused", number, where)
 
 
-async def test_a_child_starts_with_default_signals_no_foreign_files_and_less_claim_to_a_processor(tmp_path):
+@pytest.fixture
+def shell_in_background():
+    """What it starts with `&` ignores these, and nohup adds one."""
+    ignored = signal.SIGINT, signal.SIGQUIT, signal.SIGHUP
+    before = [signal.signal(number, signal.SIG_IGN) for number in ignored]
+    yield
+    for number, handler in zip(ignored, before, strict=True):
+        signal.signal(number, handler)
+
+
+async def test_a_child_starts_with_default_signals_no_foreign_files_and_less_claim_to_a_processor(
+    tmp_path, shell_in_background
+):
     async with spawners() as here:
         script = "grep -E 'SigIgn|SigBlk' /proc/self/status; ls /proc/self/fd; nice"
         said = (await read(here.of(PLAIN), bash(script, tmp_path))).decode().split()

@@ -56,6 +56,7 @@ _DEFAULT_SIGNALS: Final = (
     signal.SIGPIPE,
     signal.SIGXFSZ,
     signal.SIGINT,
+    signal.SIGQUIT,  # ignored with SIGINT by what a shell starts with &
     signal.SIGTERM,
     signal.SIGHUP,
 )
