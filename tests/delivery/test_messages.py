@@ -114,6 +114,20 @@ async def test_a_message_that_fails_is_tried_again_and_then_a_dead_letter(
         )
 
 
+async def test_a_timer_that_fails_is_tried_again_and_then_a_dead_letter(
+    start_node: StartNode, obedient_toml: str, database_url: str
+) -> None:
+    async with start_node(obedient_toml) as node:
+        fails = {"fail": {"code": "later", "message": "not yet", "retry": True}}
+        await node.call("a/x", {"do": [send("y", fails, delay="10ms", name="bell")]})
+        await until_sql(
+            database_url,
+            "SELECT function, key, failures, error::json->>'code' FROM inversion.dead_letter",
+            ("b", "y", 3, "later"),
+        )
+        assert sql(database_url, "SELECT count(*) FROM inversion.timer") == [(0,)]
+
+
 async def test_an_error_nobody_waits_for_is_a_dead_letter_at_once(
     start_node: StartNode, obedient_toml: str, database_url: str
 ) -> None:

@@ -18,11 +18,10 @@ from inversion.effects import Cancel, Send
 from inversion.errors import Code, EffectsRefused, Outrun
 from inversion.ids import new_id
 from inversion.messages import Address, Answer, Delivery, Turn
+from inversion.names import NO_KEY
 from inversion.protocol.effects import UNNAMED, Placed, fold
 from inversion.state import arrays
 
-#: The key of a target that is no entity.
-NO_KEY: Final = "-"
 #: How long a node has what it took before somebody else may: longer than a pause of the collector or a
 #: stall of the database, short for those who wait after a node's death.
 LEASE_MS: Final = 10_000

@@ -328,7 +328,7 @@ WITH due AS MATERIALIZED (
     SELECT d.*
       FROM unnest($1::text[], $2::int8[]) AS f (function, room)
      CROSS JOIN LATERAL (
-            SELECT t.function, t.key, t.name
+            SELECT t.function, t.key, t.name, t.due_at
               FROM inversion.timer AS t
              WHERE t.target_function = f.function AND t.due_at <= now()
              ORDER BY t.due_at
@@ -340,7 +340,7 @@ UPDATE inversion.timer AS x
   FROM due AS d
  WHERE x.function = d.function AND x.key = d.key AND x.name = d.name
 RETURNING x.function, x.key, x.name, x.id, x.target_function, x.target_key, x.handler, x.body, x.reply_to, x.hops,
-          x.attempt, x.failures, (extract(epoch FROM now() - x.due_at) * 1000)::int8;
+          x.attempt, x.failures, (extract(epoch FROM now() - d.due_at) * 1000)::int8;
 
 -- name: renew_messages
 -- Rows that are just being committed are left out: they need no lease.
