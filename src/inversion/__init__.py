@@ -36,7 +36,8 @@ The modules in reading order. A module imports only what stands above it in this
     state.postgres      psycopg without its waits
     state.migrate       numbered SQL, applied once
     state.cache         states in memory, bounded in bytes
-    state.consequences  what a turn consumes and causes, as rows
+    state.consequence_rows  what a turn consumes and causes, as rows and arrays
+    state.consequences  what a turn consumes and causes: decided
     state.rows          what goes into the gathered statements and comes out
     state.lane          one connection kept up for one gatherer
     state.resolver      unknown outcomes
@@ -63,6 +64,7 @@ The modules in reading order. A module imports only what stands above it in this
     processes.exec_mode one process per call
     processes.supervisor  the nursery: executes the roster's plan
     delivery.pace       how many messages of a function a node holds
+    delivery.aftermath  what becomes of a message whose turn did not come about
     delivery.dispatcher messages from the outbox to the mailboxes
     http.framing        where one request ends; what is refused
     http.service        what the connections of one server share

@@ -21,15 +21,16 @@ import trio
 from inversion import json_text
 from inversion.calls import SpokenPool, rfc3339
 from inversion.config import Function
+from inversion.delivery.aftermath import AWAY_PAUSE_S, BUSY_PAUSE_S, fails, pause_s, words_of
 from inversion.delivery.pace import Pace
-from inversion.errors import Code, FunctionError, InversionError, RequestRefused, RetryAsked, StoreUnavailable
+from inversion.errors import Code, InversionError, RequestRefused, RetryAsked
 from inversion.ids import new_id, new_turn_id
 from inversion.mailbox import PostOffice
 from inversion.messages import Delivery, Request, Response
 from inversion.observe import logs
 from inversion.observe.metrics import Counters
 from inversion.protocol.retrying import Again, GiveUp, after_failure
-from inversion.state.consequences import LEASE_MS
+from inversion.state.consequence_rows import LEASE_MS
 from inversion.state.dialing import ConnectionLost, UnfitServer
 from inversion.state.lane import Backoff, Knocking
 from inversion.state.outbox import MOST, Backlog, Burial, Outbox, PutOff
@@ -42,31 +43,8 @@ _COUNT_S: Final = 5.0
 _RENEW_S: Final = LEASE_MS / 3_000
 #: How much longer than its function may run a message may wait in this node.
 _PATIENCE_S: Final = 30.0
-#: Of the same pair an earlier one is elsewhere, or has just failed: soon seen.
-_OUTRUN_PAUSE_S: Final = 0.05
-#: A full queue, a deadline in a queue: after this there may be room again, here or elsewhere.
-_BUSY_PAUSE_S: Final = 0.2
-#: No process, no database: nothing that a moment would change.
-_AWAY_PAUSE_S: Final = 1.0
 #: How long the end of a node waits for its leases to be given back.
 _FAREWELL_S: Final = 2.0
-#: Failures of the function or of its processes, by our codes.
-_FAILURES: Final = frozenset(
-    (
-        Code.FUNCTION_ERROR,
-        Code.FUNCTION_CRASHED,
-        Code.FUNCTION_TIMEOUT,
-        Code.PROTOCOL_ERROR,
-        Code.STATE_TOO_LARGE,
-        Code.RESPONSE_TOO_LARGE,
-        Code.EFFECTS_TOO_LARGE,
-        Code.TOO_MANY_HOPS,
-        Code.INTERNAL,
-    )
-)
-#: Refusals by the database that are about what was to be stored.
-_OF_THE_DATA: Final = ("21", "22", "23", "54")
-
 _log = logs.get_logger("messages")
 
 
@@ -253,8 +231,8 @@ class Dispatcher:
         try:
             self._office.post(request)
         except RequestRefused:  # a queue is full
-            self._pace(name).paused_until_s = now_s + _BUSY_PAUSE_S
-            self._settle(held, PutOff(delivery, _BUSY_PAUSE_S))
+            self._pace(name).paused_until_s = now_s + BUSY_PAUSE_S
+            self._settle(held, PutOff(delivery, BUSY_PAUSE_S))
 
     def _admit(self, function: Function, delivery: Delivery) -> None:
         """Raises RequestRefused for what no attempt will change, short of a deploy."""
@@ -302,19 +280,19 @@ class Dispatcher:
             if said is not None and delivery.reply_to is None and not delivery.outside:
                 self._note_dead(delivery, json_text.encode_error(said))
             self._settle(held, None)
-        elif _fails(error):
+        elif fails(error):
             counters.messages_failed += 1
             self._settle(held, self._after_failure(held, error))
         else:
-            self._settle(held, PutOff(held.delivery, _pause_s(error)))
+            self._settle(held, PutOff(held.delivery, pause_s(error)))
 
     def _after_failure(self, held: _Held, error: InversionError) -> PutOff | Burial:
         delivery = held.delivery
         function = self._functions.get(delivery.target.function)
         said = error.said if isinstance(error, RetryAsked) else None
-        words = _words(error, said)
+        words = words_of(error, said)
         if function is None:
-            return PutOff(delivery, _AWAY_PAUSE_S, failed=True, error=words)
+            return PutOff(delivery, AWAY_PAUSE_S, failed=True, error=words)
         verdict = after_failure(
             function.retry,
             failures=delivery.failures + 1,
@@ -359,29 +337,3 @@ class Dispatcher:
             attempt=delivery.attempt,
             error=error.decode(errors="replace"),
         )
-
-
-def _fails(error: InversionError) -> bool:
-    """Whether it counts: the function, its processes or what they answered is at fault."""
-    if isinstance(error, StoreUnavailable):
-        cause = error.__cause__
-        return isinstance(cause, StatementFailed) and cause.sqlstate.startswith(_OF_THE_DATA)
-    return error.code in _FAILURES
-
-
-def _pause_s(error: InversionError) -> float:
-    match error.code:
-        case Code.CONTENDED:
-            return _OUTRUN_PAUSE_S
-        case Code.DRAINING:
-            return 0.0
-        case Code.QUEUE_FULL | Code.DEADLINE:
-            return _BUSY_PAUSE_S
-        case _:
-            return _AWAY_PAUSE_S
-
-
-def _words(error: InversionError, said: FunctionError | None) -> bytes:
-    if said is not None:
-        return json_text.encode_error(said)
-    return json_text.encode({"code": error.code.wire, "message": error.detail, **error.extra})

@@ -15,7 +15,7 @@ import attrs
 from inversion.messages import Address, Delivery
 from inversion.names import NO_KEY
 from inversion.state import arrays, sql
-from inversion.state.consequences import LEASE_MS
+from inversion.state.consequence_rows import LEASE_MS
 from inversion.state.dialing import Settings
 from inversion.state.postgres import Connection, Rows
 

@@ -11,7 +11,7 @@ from inversion import json_text
 from inversion.errors import Code, RequestRefused
 from inversion.messages import Address, Answer, Idempotency, Recorded, State, Turn
 from inversion.state import arrays, sql
-from inversion.state.consequences import Consequences, arrays_of, plain_arrays_of
+from inversion.state.consequence_rows import Consequences, arrays_of, plain_arrays_of
 from inversion.state.postgres import Rows
 
 #: The key under which the records of stateless calls stand: no entity can have it.

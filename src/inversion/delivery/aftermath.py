@@ -1,0 +1,58 @@
+"""What becomes of a message whose turn did not come about: it counts, or a pause."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from inversion import json_text
+from inversion.errors import Code, FunctionError, InversionError, StoreUnavailable
+from inversion.state.postgres import StatementFailed
+
+#: Of the same pair an earlier one is elsewhere, or has just failed: soon seen.
+_OUTRUN_PAUSE_S: Final = 0.05
+#: A full queue, a deadline in a queue: after this there may be room again, here or elsewhere.
+BUSY_PAUSE_S: Final = 0.2
+#: No process, no database: nothing that a moment would change.
+AWAY_PAUSE_S: Final = 1.0
+#: Failures of the function or of its processes, by our codes.
+_FAILURES: Final = frozenset(
+    (
+        Code.FUNCTION_ERROR,
+        Code.FUNCTION_CRASHED,
+        Code.FUNCTION_TIMEOUT,
+        Code.PROTOCOL_ERROR,
+        Code.STATE_TOO_LARGE,
+        Code.RESPONSE_TOO_LARGE,
+        Code.EFFECTS_TOO_LARGE,
+        Code.TOO_MANY_HOPS,
+        Code.INTERNAL,
+    )
+)
+#: Refusals by the database that are about what was to be stored.
+_OF_THE_DATA: Final = ("21", "22", "23", "54")
+
+
+def fails(error: InversionError) -> bool:
+    """Whether it counts: the function, its processes or what they answered is at fault."""
+    if isinstance(error, StoreUnavailable):
+        cause = error.__cause__
+        return isinstance(cause, StatementFailed) and cause.sqlstate.startswith(_OF_THE_DATA)
+    return error.code in _FAILURES
+
+
+def pause_s(error: InversionError) -> float:
+    match error.code:
+        case Code.CONTENDED:
+            return _OUTRUN_PAUSE_S
+        case Code.DRAINING:
+            return 0.0
+        case Code.QUEUE_FULL | Code.DEADLINE:
+            return BUSY_PAUSE_S
+        case _:
+            return AWAY_PAUSE_S
+
+
+def words_of(error: InversionError, said: FunctionError | None) -> bytes:
+    if said is not None:
+        return json_text.encode_error(said)
+    return json_text.encode({"code": error.code.wire, "message": error.detail, **error.extra})
