@@ -107,6 +107,17 @@ def _process(pid: int) -> Process | None:
     )
 
 
+def on_processor_ns(pid: int) -> int:
+    """How long its threads have run: finer than the ticks of `processes`. 0: it is gone."""
+    total = 0
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            total += int(Path(f"/proc/{pid}/task/{thread}/schedstat").read_text().split()[0])
+    except OSError:
+        return 0
+    return total
+
+
 def tree(root: int) -> dict[int, Process]:
     """`root` and everything under it."""
     everything = processes()

@@ -1,5 +1,8 @@
-"""Entities that send: `tell` sends one message to a counter, `ball` plays with its neighbour for a while."""
+"""Entities that send: `tell` one message to a counter of its own, `ball` plays with its neighbour for a while,
+`stamp` sends the time, and `stamped` keeps how long ago that was."""
 # mypy: ignore-errors
+
+import time
 
 from shim import handler, serve
 
@@ -28,6 +31,18 @@ def ball(ctx, message):
     name, _, side = ctx.key.partition("-")
     if message > 0:
         ctx.send("talk", name + ("-b" if side == "a" else "-a"), "ball", message - 1)
+
+
+@handler
+def stamp(ctx, message):
+    ctx.state = (ctx.state or 0) + 1
+    ctx.send("talk", message, "stamped", time.time())
+
+
+@handler
+def stamped(ctx, message):
+    passed_s = time.time() - message
+    ctx.state = [*(ctx.state or ()), passed_s]
 
 
 if __name__ == "__main__":
