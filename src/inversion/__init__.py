@@ -46,6 +46,7 @@ The modules in reading order. A module imports only what stands above it in this
     state.sweeper       forgets what nobody may ask for any more
     state.store         loads and commits in batches
     state.outbox        claims, leases, pauses and dead letters of messages
+    state.publications  from what was published to a message for each subscriber
     processes.child_exit  waits for a child that no spawner started: PostgreSQL, another node
     processes.log_lines what a child prints that is no frame
     processes.noise     what that may cost the loop
@@ -65,6 +66,7 @@ The modules in reading order. A module imports only what stands above it in this
     processes.supervisor  the nursery: executes the roster's plan
     delivery.pace       how many messages of a function a node holds
     delivery.aftermath  what becomes of a message whose turn did not come about
+    delivery.fan_out    what was published, to its subscribers
     delivery.dispatcher messages from the outbox to the mailboxes
     http.framing        where one request ends; what is refused
     http.service        what the connections of one server share

@@ -56,6 +56,8 @@ def metrics_of(
         return lambda: {name: read(each) for name, each in dispatcher.backlog.items()}
 
     metrics.gauge("messages_held", "Messages that this node has.", lambda: dispatcher.held)
+    publications = "Publications that this node brings to their subscribers."
+    metrics.gauge("publications_held", publications, lambda: dispatcher.publications)
     for name, text, read in _BACKLOG:
         metrics.gauges(name, text, "function", backlog(read))
 

@@ -16,6 +16,9 @@ CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f]")
 #: In a path it stands for no key.
 NO_KEY: Final = "-"
 
+#: The target of what is published, the topic its key: no function has such a name.
+TOPIC: Final = "~topic"
+
 
 def label_fault(text: str) -> str | None:
     """Why `text` cannot be a key, a timer or a topic, as the end of a sentence; None: it can."""

@@ -163,6 +163,6 @@ async def test_a_timer_that_winds_itself_again_under_its_name_goes_on(
 ) -> None:
     async with start_node(obedient_toml) as node:
         tick = {"key": "x", "handler": "call", "name": "tick", "delay": "1ms"}
-        await node.call("a/x", {"do": [{"send": {**tick, "message": {"rearm": tick, "until": 5}}}]})
+        await node.call("a/x", {"do": [{"send": {**tick, "message": {"rearm": {"send": tick}, "until": 5}}}]})
         await until(node, "a/x", count=5)
         assert sql(database_url, "SELECT count(*) FROM inversion.timer") == [(0,)]

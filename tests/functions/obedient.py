@@ -4,6 +4,8 @@
 {"add": n}            adds n to `count` and keeps `as` in `seen`, in the order in which they came
 {"fail": {error}}     answers with this error
 {"die": true}         ends the process
+{"die_if": handler}   the same where that handler is asked
+{"delete": true}      leaves no state
 {"pause": seconds}    before anything else
 {"rearm": effect}     does the effect until `count` is "until"
 """
@@ -22,8 +24,11 @@ def one(message_in, state):
     state = dict(state or {})
     if "pause" in message:
         time.sleep(message["pause"])
-    if message.get("die"):
+    handler = message_in.get("handler") or message_in.get("ctx", {}).get("handler")
+    if message.get("die") or message.get("die_if") == handler:
         os._exit(3)
+    if message.get("delete"):
+        return {"response": None}, None
     if "fail" in message:
         return {"error": message["fail"], "changed": False}, state
     answer = {}
@@ -36,17 +41,22 @@ def one(message_in, state):
         state["count"] = state.get("count", 0) + message["add"]
         if "as" in message:
             state.setdefault("seen", []).append(message["as"])
-    if message_in.get("handler") == "replied" or message_in.get("ctx", {}).get("handler") == "replied":
+    if handler == "replied":
         asked = message_in.get("reply_to") or message_in.get("ctx", {}).get("reply_to")
         state.setdefault("replies", []).append([message, bool(asked)])
         state["answered"] = len(state["replies"])
     if "rearm" in message:
         state["count"] = state.get("count", 0) + 1
         if state["count"] < message["until"]:
-            again = {**message["rearm"], "message": message}
-            answer["effects"] = [{"send": again}]
+            ((operation, fields),) = message["rearm"].items()
+            again = {operation: {**fields, "message": message}}
+            answer["effects"] = [again]
     answer["response"] = state.get("count", 0)
     return answer, state
+
+
+def after(state):
+    return {"delete": True} if state is None else {"state": state}
 
 
 print(json.dumps({"hello": {"protocol": 1, "runtime": "python", "pipeline": 8, "batch": 64}}), flush=True)
@@ -61,11 +71,11 @@ for line in sys.stdin:
             answers.append({"id": each["id"], **answer})
         out = {"id": frame["id"], "answers": answers}
         if any(answer.get("changed", True) for answer in answers):
-            out["state"] = state
+            out.update(after(state))
     else:
         answer, state = one(frame, frame.get("state"))
         changed = answer.pop("changed", True)
         out = {"id": frame["id"], **answer}
         if changed and not stateless:
-            out["state"] = state
+            out.update(after(state))
     print(json.dumps(out), flush=True)

@@ -8,7 +8,7 @@ import pytest
 import trio
 from walking import DELETING, KEEPING, a_store, commit, load, put, putting, read, running, sql, turn_of, walk
 
-from inversion.effects import Cancel, Effect, Publish
+from inversion.effects import Effect, Http, Publish
 from inversion.errors import Abandoned, Code, Conflict, EffectsRefused, RuntimeBroken, StoreUnavailable
 from inversion.messages import NO_STATE, Address, Answer, Change, MessageOut, State
 from inversion.state.store import PostgresStore
@@ -189,7 +189,9 @@ async def test_a_state_that_cannot_be_stored_is_refused_before_it_is_sent(value:
     assert not turn.commit_sent
 
 
-@pytest.mark.parametrize(("key", "effect"), [("k", Publish("t", b"1")), (None, Cancel("a"))])
+@pytest.mark.parametrize(
+    ("key", "effect"), [("k", Http("POST", "https://a.example/")), (None, Publish("t", b"1"))]
+)
 async def test_effects_that_cannot_be_carried_out_are_refused_and_never_ignored(
     key: str | None, effect: Effect
 ) -> None:

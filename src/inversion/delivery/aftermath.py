@@ -9,7 +9,7 @@ from inversion.errors import Code, FunctionError, InversionError, StoreUnavailab
 from inversion.state.postgres import StatementFailed
 
 #: Of the same pair an earlier one is elsewhere, or has just failed: soon seen.
-_OUTRUN_PAUSE_S: Final = 0.05
+OUTRUN_PAUSE_S: Final = 0.05
 #: A full queue, a deadline in a queue: after this there may be room again, here or elsewhere.
 BUSY_PAUSE_S: Final = 0.2
 #: No process, no database: nothing that a moment would change.
@@ -43,7 +43,7 @@ def fails(error: InversionError) -> bool:
 def pause_s(error: InversionError) -> float:
     match error.code:
         case Code.CONTENDED:
-            return _OUTRUN_PAUSE_S
+            return OUTRUN_PAUSE_S
         case Code.DRAINING:
             return 0.0
         case Code.QUEUE_FULL | Code.DEADLINE:

@@ -22,11 +22,13 @@ from inversion import json_text
 from inversion.calls import SpokenPool, rfc3339
 from inversion.config import Function
 from inversion.delivery.aftermath import AWAY_PAUSE_S, BUSY_PAUSE_S, fails, pause_s, words_of
+from inversion.delivery.fan_out import FanOut
 from inversion.delivery.pace import Pace
 from inversion.errors import Code, InversionError, RequestRefused, RetryAsked
 from inversion.ids import new_id, new_turn_id
 from inversion.mailbox import PostOffice
 from inversion.messages import Delivery, Request, Response
+from inversion.names import TOPIC
 from inversion.observe import logs
 from inversion.observe.metrics import Counters
 from inversion.protocol.retrying import Again, GiveUp, after_failure
@@ -78,6 +80,7 @@ class Dispatcher:
         self._pools = pools
         self._counters = counters
         self._knocking = knocking  #: of the store: one node's tries stand in one line
+        self._fan_out = FanOut(conninfo, self.node, counters, knocking, self.stir, self._return)
         self._held: dict[_Held, None] = {}
         self._paces: dict[str, Pace] = {}
         self._put_off: list[PutOff] = []
@@ -91,6 +94,11 @@ class Dispatcher:
     def held(self) -> int:
         """How many messages this node has now."""
         return len(self._held)
+
+    @property
+    def publications(self) -> int:
+        """How many publications it brings to their subscribers now."""
+        return self._fan_out.held
 
     def admits(self, function: str) -> bool:
         """Whether a message to it may be born leased by this node: others do not wait before it."""
@@ -111,6 +119,11 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Serve until cancelled; a database that is away is tried again."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._fan_out.run)
+            await self._run()
+
+    async def _run(self) -> None:
         backoff = Backoff()
         while True:
             await self._knocking.turn()
@@ -135,6 +148,7 @@ class Dispatcher:
     def drain(self) -> None:
         """Claim no more, give back what has not begun. What runs comes to its end; see `farewell`."""
         self._draining = True
+        self._fan_out.drain()
         for held in list(self._held):
             request = held.request
             if request is not None and request.turn is None and not request.answered:
@@ -159,7 +173,7 @@ class Dispatcher:
             full = await self._claim(outbox, now_s)
         if now_s - self._counted_s >= _COUNT_S:
             self._counted_s = now_s
-            self.backlog = await outbox.backlog(list(self._functions))
+            self.backlog = await outbox.backlog([*self._functions, TOPIC])
         if not full:
             with trio.move_on_after(POLL_S):
                 await self._wake.wait()
@@ -190,14 +204,19 @@ class Dispatcher:
             pace.look(now_s)
             if room := min(pace.room(now_s), MOST):
                 rooms[name] = room
+        counts = dict.fromkeys(rooms, 0)
+        if room := self._fan_out.room:
+            rooms[TOPIC] = room
         if not rooms:
             return False
         claimed = await outbox.claim(rooms)
-        counts = dict.fromkeys(rooms, 0)
         now_s = perf_counter()
         for delivery in claimed:
-            counts[delivery.target.function] += 1
-            self._deliver(delivery, now_s)
+            if delivery.target.function == TOPIC:
+                self._fan_out.take(delivery)
+            else:
+                counts[delivery.target.function] += 1
+                self._deliver(delivery, now_s)
         self._counters.messages_claimed += len(claimed)
         full = False
         for name, count in counts.items():
@@ -205,6 +224,10 @@ class Dispatcher:
             pace.more = count >= rooms[name]
             full = full or (pace.more and pace.room(now_s) > 0)
         return full
+
+    def _return(self, given_back: PutOff) -> None:
+        self._put_off.append(given_back)
+        self._wake.set()
 
     def _pace(self, function: str) -> Pace:
         pace = self._paces.get(function)
@@ -320,8 +343,7 @@ class Dispatcher:
             self._burials.append(then)
             self._wake.set()
         elif then is not None:
-            self._put_off.append(then)
-            self._wake.set()
+            self._return(then)
         elif pace.more and pace.held <= pace.most // 2:
             self._wake.set()
 

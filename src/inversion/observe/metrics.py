@@ -95,6 +95,8 @@ class Counters:
     messages_delivered: int = 0  #: consumed by a turn of this node
     messages_failed: int = 0  #: attempts that count against retry.attempts
     messages_dead: int = 0  #: dead letters
+    messages_published: int = 0  #: made for subscribers of topics
+    publications: int = 0  #: that all their subscribers have
 
     @classmethod
     def of(cls, functions: Iterable[str]) -> Counters:
@@ -119,6 +121,8 @@ _NODE_HELP: Final = {
     "messages_delivered": "Messages consumed by a committed turn.",
     "messages_failed": "Attempts at messages that failed.",
     "messages_dead": "Messages that became dead letters.",
+    "messages_published": "Messages made for the subscribers of topics.",
+    "publications": "Publications of which each subscriber has its message.",
 }
 _FUNCTION_HELP: Final = {
     "failed_answers": "Answers that were the function's own error.",

@@ -67,6 +67,13 @@ class Winding(NamedTuple):
     at: bytes | None
 
 
+class Subscribing(NamedTuple):
+    """What an entity says of one topic."""
+
+    topic: bytes
+    handler: bytes | None  #: None: no more
+
+
 @attrs.define(slots=True, eq=False)
 class Consequences:
     """Of one turn. `leased` is for `Births.born` once the commit is known."""
@@ -77,14 +84,15 @@ class Consequences:
     buried: list[tuple[bytes, bytes]] = attrs.field(factory=list)  #: id, error
     births: list[Birth] = attrs.field(factory=list)
     windings: list[Winding] = attrs.field(factory=list)
+    subscribing: list[Subscribing] = attrs.field(factory=list)
     leased: list[Delivery] = attrs.field(factory=list)
     weight_bytes: int = 0
     due: bool = False  #: something may be claimed at once
 
     @property
     def plain(self) -> bool:
-        """No timers and no dead letters."""
-        return not (self.touched or self.windings or self.buried)
+        """No timers, subscriptions and dead letters."""
+        return not (self.touched or self.windings or self.buried or self.subscribing)
 
 
 def _row_of(touched: tuple[tuple[bytes, bytes, bytes], Touched, bytes]) -> tuple[bytes, bytes, bytes]:
@@ -98,6 +106,7 @@ def arrays_of(commits: Sequence[tuple[bytes, bytes, bytes, Consequences]]) -> li
     )
     buried = [each for _, _, _, c in commits for each in c.buried]
     windings = [(turn, w) for turn, _, _, c in commits for w in c.windings]
+    subscribing = [(turn, function, key, s) for turn, function, key, c in commits for s in c.subscribing]
     return [
         *_spans_of(commits),
         arrays.texts([id_ for id_, _ in buried]),
@@ -122,6 +131,11 @@ def arrays_of(commits: Sequence[tuple[bytes, bytes, bytes, Consequences]]) -> li
         arrays.int8s([w.hops for _, w in windings]),
         arrays.int8s([w.delay_ms for _, w in windings]),
         arrays.texts([w.at for _, w in windings]),
+        arrays.uuids([turn for turn, _, _, _ in subscribing]),
+        arrays.texts([s.topic for _, _, _, s in subscribing]),
+        arrays.texts([function for _, function, _, _ in subscribing]),
+        arrays.texts([key for _, _, key, _ in subscribing]),
+        arrays.texts([s.handler for _, _, _, s in subscribing]),
     ]
 
 

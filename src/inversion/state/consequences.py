@@ -2,8 +2,8 @@
 
 One `Consequences` goes with a commit, all or nothing. Immediate messages are born leased by this node where
 it has room for them (`Births`): after the commit it runs them without a claim. What has a name or a time is
-a timer of the sender's. A message whose answer is an error is consumed too: the error goes to whoever asked
-for the answer, else the message becomes a dead letter.
+a timer of the sender's; what is published is one message to its topic. A message whose answer is an error is
+consumed too: the error goes to whoever asked for the answer, else the message becomes a dead letter.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 from inversion import json_text
-from inversion.effects import Cancel, Send
+from inversion.effects import Cancel, Publish, Send, Subscribe, Unsubscribe
 from inversion.errors import Code, EffectsRefused, Outrun
 from inversion.ids import new_id
 from inversion.messages import Address, Answer, Delivery, Turn
-from inversion.names import NO_KEY
+from inversion.names import NO_KEY, TOPIC
 from inversion.protocol.effects import UNNAMED, Placed, fold
-from inversion.state.consequence_rows import Birth, Consequences, Span, Touched, Winding
+from inversion.state.consequence_rows import Birth, Consequences, Span, Subscribing, Touched, Winding
 
 #: What a row costs beside its body: a thousand small ones are no small statement.
 _ROW_BYTES: Final = 500
@@ -119,6 +119,18 @@ def _carry_out(
             _wind(made, sender, send, hops)
         case Cancel(name):
             _touch(made, sender, name.encode(), deletes=True)
+        case Publish(topic, message):
+            origin = f"{sender.function}/{sender.key}"
+            target = Address(TOPIC, topic)
+            _bear(
+                made,
+                Delivery(target, origin, version, placed.place, new_id(), "publish", message, hops=hops),
+                births,
+            )
+        case Subscribe(topic, handler):
+            _subscribe(made, topic, handler.encode())
+        case Unsubscribe(topic):
+            _subscribe(made, topic, None)
         case other:
             operation = type(other).__name__.lower()
             raise EffectsRefused(
@@ -184,6 +196,11 @@ def _touch(made: Consequences, sender: Address, name: bytes, *, deletes: bool) -
     made.weight_bytes += _ROW_BYTES
     consumed = made.touched.get(row)
     made.touched[row] = Touched(*row, None if consumed is None else consumed.id, deletes)
+
+
+def _subscribe(made: Consequences, topic: str, handler: bytes | None) -> None:
+    made.subscribing.append(Subscribing(topic.encode(), handler))
+    made.weight_bytes += _ROW_BYTES
 
 
 def _reply(

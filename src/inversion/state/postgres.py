@@ -30,7 +30,7 @@ from inversion.watch import Interrupted, Readiness, Watch
 _OLDEST_SERVER: Final = 150_000
 _BINARY: Final = int(pq.Format.BINARY)
 #: A statement takes at most this many parameters; the formats are the same for all.
-_BINARY_EACH: Final = tuple([_BINARY] * count for count in range(62))
+_BINARY_EACH: Final = tuple([_BINARY] * count for count in range(81))
 #: SQLSTATEs after which the statement may have been applied (storage.md, Unknown outcomes).
 _UNKNOWN: Final = ("08", "57P", "40003")
 

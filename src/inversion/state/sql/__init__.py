@@ -149,6 +149,9 @@ PUT_OFF_MESSAGES: Final = statement(_QUERIES["put_off_messages"])
 PUT_OFF_TIMERS: Final = statement(_QUERIES["put_off_timers"])
 BURY_MESSAGE: Final = statement(_QUERIES["bury_message"])
 BURY_TIMER: Final = statement(_QUERIES["bury_timer"])
+#: text[] topics, senders, int8[] versions, seqs, attempts, most, uuid owner, int8 lease in ms ->
+#: (ordinal int8, messages made int8, boolean: that was the last) of those that are the owner's to go on with.
+FAN_OUT: Final = statement(_QUERIES["fan_out"])
 #: text[] functions -> (ordinal int8, due int8, messages int8, timers int8, lag in ms int8), up to 10,000.
 BACKLOG: Final = statement(_QUERIES["backlog"])
 #: text[] functions, keys, ids -> (ordinal int8, hash, turn, version int8, status int8, content type, body).

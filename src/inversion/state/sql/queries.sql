@@ -204,6 +204,24 @@ WITH m AS MATERIALIZED (
            handler = excluded.handler, body = excluded.body, reply_to = excluded.reply_to, hops = excluded.hops,
            owner = NULL, attempt = 0, failures = 0, error = NULL, due_at = excluded.due_at,
            born_at = excluded.born_at
+), said AS MATERIALIZED (
+    -- only the entity's own turns change its subscriptions, and by now this one has the entity's row
+    SELECT s.topic, s.function, s.key, s.handler
+      FROM unnest($62::uuid[], $63::text[], $64::text[], $65::text[], $66::text[])
+           AS s (turn, topic, function, key, handler)
+     WHERE (s.turn IN (SELECT done.turn FROM done)) IS TRUE
+), unsubscribed AS (
+    DELETE FROM inversion.subscription AS x
+     USING said AS s
+     WHERE s.handler IS NULL AND x.topic = s.topic AND x.function = s.function AND x.key = s.key
+), subscribed AS (
+    INSERT INTO inversion.subscription AS x (topic, function, key, handler)
+    SELECT s.topic, s.function, s.key, s.handler
+      FROM said AS s
+     WHERE s.handler IS NOT NULL
+     ORDER BY s.topic COLLATE "C", s.function COLLATE "C", s.key COLLATE "C"
+        ON CONFLICT (topic, function, key) DO UPDATE SET handler = excluded.handler
+     WHERE x.handler <> excluded.handler
 )
 SELECT done.turn, true FROM done
  UNION ALL
@@ -475,6 +493,63 @@ WITH mine AS MATERIALIZED (
      WHERE x.function = c.function AND x.key = c.key AND x.name = c.name
 )
 SELECT 1 FROM mine;
+
+-- name: fan_out
+-- The next subscribers of each publication get their messages, at most so many, and its progress moves; one
+-- that has no more subscribers is gone. An earlier one of its pair that still waits comes first.
+WITH p AS MATERIALIZED (
+    SELECT c.at, c.most, x.function, x.key, x.sender, x.sender_version, x.seq, x.body, x.hops,
+           split_part(coalesce(x.progress, '/'), '/', 1) COLLATE "C" AS last_function,
+           substr(coalesce(x.progress, '/'), strpos(coalesce(x.progress, '/'), '/') + 1) COLLATE "C" AS last_key
+      FROM unnest($1::text[], $2::text[], $3::int8[], $4::int8[], $5::int8[], $6::int8[]) WITH ORDINALITY
+           AS c (key, sender, sender_version, seq, attempt, most, at)
+      JOIN inversion.message AS x
+        ON x.function = '~topic' AND x.key = c.key AND x.sender = c.sender
+       AND x.sender_version = c.sender_version AND x.seq = c.seq AND x.attempt = c.attempt
+     WHERE x.owner = $7::uuid
+       AND NOT EXISTS (SELECT FROM inversion.message AS e
+                        WHERE e.function = '~topic' AND e.key = c.key AND e.sender = c.sender
+                          AND (e.sender_version, e.seq) < (c.sender_version, c.seq))
+     ORDER BY x.function, x.key, x.sender, x.sender_version, x.seq
+       FOR UPDATE OF x
+), batch AS MATERIALIZED (
+    SELECT p.at, p.sender, p.sender_version, p.seq, p.body, p.hops, s.function, s.key, s.handler
+      FROM p
+     CROSS JOIN LATERAL (
+            SELECT s.function, s.key, s.handler
+              FROM inversion.subscription AS s
+             WHERE s.topic = p.key AND (s.function, s.key) > (p.last_function, p.last_key)
+             ORDER BY s.function, s.key
+             LIMIT p.most) AS s
+), born AS (
+    INSERT INTO inversion.message (function, key, sender, sender_version, seq, id, handler, body, hops, attempt,
+                                   failures, due_at, born_at)
+    SELECT b.function, b.key, b.sender, b.sender_version, b.seq, gen_random_uuid()::text, b.handler, b.body, b.hops,
+           0, 0, now(), now()
+      FROM batch AS b
+), step AS MATERIALIZED (
+    SELECT p.at, p.function, p.key, p.sender, p.sender_version, p.seq, b.made, b.made < p.most AS done, b.progress
+      FROM p
+     CROSS JOIN LATERAL (
+            SELECT count(*) AS made,
+                   (array_agg(b.function || '/' || b.key ORDER BY b.function DESC, b.key DESC))[1] AS progress
+              FROM batch AS b
+             WHERE b.at = p.at) AS b
+), moved AS (
+    UPDATE inversion.message AS x
+       SET progress = s.progress, due_at = now() + $8::int8 * interval '1 millisecond'
+      FROM step AS s
+     WHERE NOT s.done
+       AND x.function = s.function AND x.key = s.key AND x.sender = s.sender
+       AND x.sender_version = s.sender_version AND x.seq = s.seq
+), gone AS (
+    DELETE FROM inversion.message AS x
+     USING step AS s
+     WHERE s.done
+       AND x.function = s.function AND x.key = s.key AND x.sender = s.sender
+       AND x.sender_version = s.sender_version AND x.seq = s.seq
+)
+SELECT s.at, s.made, s.done FROM step AS s;
 
 -- name: backlog
 -- What waits, looked at no further than somebody wants to know.

@@ -73,6 +73,7 @@ CREATE TABLE inversion.message (
     error          text,
     due_at         timestamptz      NOT NULL,
     born_at        timestamptz      NOT NULL,
+    progress       text,
     PRIMARY KEY (function, key, sender, sender_version, seq)
 ) WITH (fillfactor = 85);
 
@@ -85,6 +86,8 @@ COMMENT ON COLUMN inversion.message.sender_version IS 'with seq the order of wha
 COMMENT ON COLUMN inversion.message.answers IS 'the id of the message to which this one is the answer';
 
 COMMENT ON COLUMN inversion.message.owner IS 'the node that has it until due_at; null: nobody';
+
+COMMENT ON COLUMN inversion.message.progress IS 'of what is published to a topic (function ~topic): function/key of the last subscriber that has its message';
 
 COMMENT ON COLUMN inversion.message.due_at IS 'when a node may take it: at birth, after a pause, or when the lease of its owner is over';
 
@@ -136,3 +139,13 @@ CREATE TABLE inversion.dead_letter (
 );
 
 COMMENT ON TABLE inversion.dead_letter IS 'messages that gave up, with what was said of the last try';
+
+CREATE TABLE inversion.subscription (
+    topic    text COLLATE "C" NOT NULL,
+    function text COLLATE "C" NOT NULL,
+    key      text COLLATE "C" NOT NULL,
+    handler  text             NOT NULL,
+    PRIMARY KEY (topic, function, key)
+);
+
+COMMENT ON TABLE inversion.subscription IS 'the handler of an entity that gets what is published to a topic; changed in the commit of the entity';
