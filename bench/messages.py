@@ -32,8 +32,8 @@ _TELL = "/v1/call/talk/k%d/tell"
 
 #: They wait a day: beside the counter's calls they are nothing but there.
 _WIND = f"""\
-INSERT INTO inversion.timer (function, key, name, id, target_function, target_key, handler, body, hops, attempt,
-                             failures, due_at, born_at)
+INSERT INTO inversion.timer (function, key, name, id, target_function, target_key, handler, body, hops,
+                             attempt, failures, due_at, born_at)
 SELECT 'talk', 'k' || n % {KEYS}, 't' || n, 'timer-' || n, 'counter', 'k' || n % {KEYS}, 'add', '1', 1, 0, 0,
        now() + interval '1 day' + n * interval '1 millisecond', now()
   FROM generate_series(1, {TIMERS}) AS n
@@ -151,9 +151,9 @@ def _chains(running: server.Server, postgres: cluster.Cluster, seconds: float) -
 def _commit_to_start_ms(running: server.Server, receiver: str) -> float:
     """The median of how long after its sender's commit a message was begun. The node does nothing else.
 
-    The sender says in the message when it answered, the receiver looks at the same clock first of all; between
-    lie the sender's commit, which Server-Timing tells, and what is asked for. (And the answer's way to the
-    node, which makes the figure a little too large.)
+    The sender says in the message when it answered, the receiver looks at the same clock first of all;
+    between lie the sender's commit, which Server-Timing tells, and what is asked for. (And the answer's way
+    to the node, which makes the figure a little too large.)
     """
     committed_ms = []
     with Client(running.port) as client:

@@ -1,4 +1,4 @@
-"""Entities that send: `tell` one message to a counter of its own, `ball` plays with its neighbour for a while,
+"""Entities that send: `tell` one message to a counter, `ball` plays with its neighbour for a while,
 `stamp` sends the time, and `stamped` keeps how long ago that was."""
 # mypy: ignore-errors
 
