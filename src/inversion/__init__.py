@@ -14,6 +14,7 @@ The modules in reading order. A module imports only what stands above it in this
     open_files          how many files we may open, and what we start
     ids                 request and turn ids
     json_text           the one JSON door: check, cut raw, splice
+    last_words          what is kept of an error with the message that failed
     protocol.effects    the effects of an answer: checked, and folded over a turn
     protocol.frames     bytes <-> lines <-> frames; sans-IO like all of protocol
     protocol.conversation  the life of one runtime as a table

@@ -11,6 +11,7 @@ import trio
 from fix_node import LiveNode, StartNode
 
 PATIENCE_S = 30.0
+ONE_TRY = "failed 1 times: retry.attempts is 1"
 
 
 def sql(url: str, text: str) -> list[tuple[object, ...]]:
@@ -112,6 +113,51 @@ async def test_a_message_that_fails_is_tried_again_and_then_a_dead_letter(
             "SELECT function, key, sender, failures, error::json->>'code' FROM inversion.dead_letter",
             ("b", "y", "a/x", 3, "function_crashed"),
         )
+
+
+async def test_a_dead_letter_says_what_its_process_left_and_why_there_is_no_further_try(
+    start_node: StartNode, obedient_toml: str, database_url: str
+) -> None:
+    """And nothing of the function's environment, which its process printed."""
+    secret = "s3cr3t-of-the-function"
+    toml = (
+        obedient_toml
+        + f"""
+        [functions.hung]
+        command = ["sh", "-c", "echo hung with $TOKEN >&2; sleep 60"]
+        hello = "none"
+        timeout = "300ms"
+        retry = {{ attempts = 1 }}
+        env = {{ TOKEN = "{secret}" }}
+
+        [functions.torn]
+        command = ["sh", "-c", "read line; echo torn with $TOKEN >&2; exit 7"]
+        hello = "none"
+        retry = {{ attempts = 2, pause = "10ms" }}
+        env = {{ TOKEN = "{secret}" }}
+        """
+    )
+    async with start_node(toml) as node:
+        for function in ("hung", "torn"):
+            await node.call("a/x", {"do": [send("y", 1, function=function)]})
+        await node.call("a/x", {"do": [send("z", {"fail": {"code": "no", "message": "never"}})]})
+        await until_sql(
+            database_url,
+            "SELECT function, failures, error::json->>'code', error::json->>'stderr',"
+            "  error::json->>'exit_status', error::json->>'given_up' FROM inversion.dead_letter ORDER BY 1",
+            ("b", 0, "no", None, None, "its answer is an error, and no reply_to asks for it"),
+            ("hung", 1, "function_timeout", "hung with [env TOKEN]", None, ONE_TRY),
+            (
+                "torn",
+                2,
+                "function_crashed",
+                "torn with [env TOKEN]",
+                "7",
+                "failed 2 times: retry.attempts is 2",
+            ),
+        )
+        rows = "SELECT d::text FROM inversion.dead_letter AS d"
+        assert not [row for (row,) in sql(database_url, rows) if secret in str(row)]
 
 
 async def test_a_timer_that_fails_is_tried_again_and_then_a_dead_letter(

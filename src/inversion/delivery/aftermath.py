@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
-from inversion import json_text
-from inversion.errors import Code, FunctionError, InversionError, StoreUnavailable
+from inversion import last_words
+from inversion.errors import Code, InversionError, RetryAsked, StoreUnavailable
 from inversion.state.postgres import StatementFailed
 
 #: Of the same pair an earlier one is elsewhere, or has just failed: soon seen.
@@ -52,7 +53,15 @@ def pause_s(error: InversionError) -> float:
             return AWAY_PAUSE_S
 
 
-def words_of(error: InversionError, said: FunctionError | None) -> bytes:
-    if said is not None:
-        return json_text.encode_error(said)
-    return json_text.encode({"code": error.code.wire, "message": error.detail, **error.extra})
+def words_of(error: InversionError, env: Mapping[str, str], given_up: str | None = None) -> bytes:
+    """What is kept of it; `env` is of the function that failed."""
+    if isinstance(error, RetryAsked) and error.said is not None:
+        return last_words.of_answer(error.said, given_up)
+    return last_words.of_failure(error, env, given_up)
+
+
+def status_of(error: InversionError) -> int:
+    """What an HTTP answer about it would have."""
+    if isinstance(error, RetryAsked) and error.said is not None:
+        return error.said.status
+    return error.code.status

@@ -18,13 +18,13 @@ from typing import Final, assert_never
 import attrs
 import trio
 
-from inversion import json_text
+from inversion import json_text, last_words
 from inversion.calls import SpokenPool, rfc3339
 from inversion.config import Function
-from inversion.delivery.aftermath import AWAY_PAUSE_S, BUSY_PAUSE_S, fails, pause_s, words_of
+from inversion.delivery.aftermath import AWAY_PAUSE_S, BUSY_PAUSE_S, fails, pause_s, status_of, words_of
 from inversion.delivery.fan_out import FanOut
 from inversion.delivery.pace import Pace
-from inversion.errors import Code, InversionError, RequestRefused, RetryAsked
+from inversion.errors import Code, InversionError, RequestRefused
 from inversion.ids import new_id, new_turn_id
 from inversion.mailbox import PostOffice
 from inversion.messages import Delivery, Request, Response
@@ -33,6 +33,7 @@ from inversion.observe import logs
 from inversion.observe.metrics import Counters
 from inversion.protocol.retrying import Again, GiveUp, after_failure
 from inversion.state.consequence_rows import LEASE_MS
+from inversion.state.consequences import UNASKED
 from inversion.state.dialing import ConnectionLost, UnfitServer
 from inversion.state.lane import Backoff, Knocking
 from inversion.state.outbox import MOST, Backlog, Burial, Outbox, PutOff
@@ -301,7 +302,7 @@ class Dispatcher:
             said = response.function_error
             delivery = held.delivery
             if said is not None and delivery.reply_to is None and not delivery.outside:
-                self._note_dead(delivery, json_text.encode_error(said))
+                self._note_dead(delivery, last_words.of_answer(said, UNASKED))
             self._settle(held, None)
         elif fails(error):
             counters.messages_failed += 1
@@ -312,10 +313,8 @@ class Dispatcher:
     def _after_failure(self, held: _Held, error: InversionError) -> PutOff | Burial:
         delivery = held.delivery
         function = self._functions.get(delivery.target.function)
-        said = error.said if isinstance(error, RetryAsked) else None
-        words = words_of(error, said)
         if function is None:
-            return PutOff(delivery, AWAY_PAUSE_S, failed=True, error=words)
+            return PutOff(delivery, AWAY_PAUSE_S, failed=True, error=words_of(error, {}))
         verdict = after_failure(
             function.retry,
             failures=delivery.failures + 1,
@@ -324,14 +323,15 @@ class Dispatcher:
         )
         match verdict:
             case Again(after_s=pause_s):
-                return PutOff(delivery, pause_s, failed=True, error=words)
-            case GiveUp():
-                return Burial(delivery, words, error.code.status if said is None else said.status, new_id())
+                return PutOff(delivery, pause_s, failed=True, error=words_of(error, function.env))
+            case GiveUp(reason):
+                words = words_of(error, function.env, reason)
+                return Burial(delivery, words, status_of(error), new_id())
             case _:
                 assert_never(verdict)
 
     def _burial(self, delivery: Delivery, code: str, detail: str, status: int) -> Burial:
-        words = json_text.encode({"code": code, "message": detail})
+        words = last_words.of_refusal(code, detail, "another try would not change it")
         return Burial(delivery, words, status, new_id(), failed=False)
 
     def _settle(self, held: _Held, then: PutOff | Burial | None) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from inversion import json_text
+from inversion import json_text, last_words
 from inversion.effects import Cancel, Publish, Send, Subscribe, Unsubscribe
 from inversion.errors import Code, EffectsRefused, Outrun
 from inversion.ids import new_id
@@ -23,6 +23,8 @@ from inversion.state.consequence_rows import Birth, Consequences, Span, Subscrib
 #: What a row costs beside its body: a thousand small ones are no small statement.
 _ROW_BYTES: Final = 500
 _BEFORE_ALL: Final = -1
+#: Why a message is a dead letter though its function answered.
+UNASKED: Final = "its answer is an error, and no reply_to asks for it"
 
 
 class Births(Protocol):
@@ -92,7 +94,7 @@ def _consume(made: Consequences, turn: Turn, answers: Sequence[Answer]) -> None:
                 raise Outrun  # they came in the wrong order
             spans[sender] = Span(sender.encode(), (_BEFORE_ALL, _BEFORE_ALL), place)
         if answer.error is not None and delivery.reply_to is None and not delivery.outside:
-            made.buried.append((delivery.id.encode(), json_text.encode_error(answer.error)))
+            made.buried.append((delivery.id.encode(), last_words.of_answer(answer.error, UNASKED)))
     made.spans.extend(spans.values())
 
 
