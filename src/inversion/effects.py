@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import attrs
 
 
-@attrs.frozen(slots=True)
+@attrs.define(slots=True)  # not frozen: that would cost three times as much to make
 class Send:
     """A message to an entity or a function, now or later. With a name it is a timer of the sender's."""
 

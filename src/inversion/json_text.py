@@ -25,7 +25,9 @@ _SAFE_INTEGER: Final = 2**53 - 1  # JavaScript's Number.MAX_SAFE_INTEGER
 
 #: Fewer digits always fit into 64 bits, so a shorter text needs no search.
 _LONG_DIGITS_BYTES: Final = 19
-_LONG_DIGITS = re.compile(rb"[0-9]{19}")
+#: A search for nineteen digits takes three times as long as to make them all zeros and look for nineteen.
+_ZEROS: Final = bytes.maketrans(b"123456789", b"0" * 9)
+_LONG_ZEROS: Final = b"0" * _LONG_DIGITS_BYTES
 _SIXTEEN_DIGITS = re.compile(rb"[0-9]{16}")
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|-?[0-9][0-9.eE+\-]*|[\[\]{}]', re.DOTALL)
 
@@ -52,7 +54,7 @@ def check_part(text: bytes, max_depth: int = MAX_DEPTH) -> None:
     size = len(text)
     if size > max_depth and text.count(b"[") + text.count(b"{") > max_depth and depth(text) > max_depth:
         raise RequestRefused(Code.TOO_DEEP, f"JSON nested deeper than {MAX_DEPTH} levels")
-    if size >= _LONG_DIGITS_BYTES and _LONG_DIGITS.search(text) is not None:
+    if size >= _LONG_DIGITS_BYTES and _LONG_ZEROS in text.translate(_ZEROS):
         _check_integers(text, _INT_MIN, _INT_MAX, "64 bits")
 
 

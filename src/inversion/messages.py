@@ -72,7 +72,7 @@ class Idempotency:
     waits: bool = True  #: for the answer while the first one runs; else it is refused
 
 
-@attrs.frozen(slots=True, eq=False)
+@attrs.define(slots=True, eq=False)  # not frozen: that would cost three times as much to make
 class Delivery:
     """A message that this node holds for a while: what the commit of its turn consumes, all of it or none."""
 

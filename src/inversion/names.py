@@ -22,6 +22,8 @@ TOPIC: Final = "~topic"
 
 def label_fault(text: str) -> str | None:
     """Why `text` cannot be a key, a timer or a topic, as the end of a sentence; None: it can."""
+    if text.isascii() and text.isprintable() and 1 <= len(text) <= MAX_KEY_BYTES:
+        return None  # as nearly always, and at a tenth of the cost
     size = len(text.encode())
     if not 1 <= size <= MAX_KEY_BYTES:
         return f"must have 1 to {MAX_KEY_BYTES} bytes, not {size}"

@@ -11,6 +11,8 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 from inversion import json_text
@@ -71,6 +73,7 @@ _OUR_HEADERS: Final = frozenset(
 )
 #: "Object contains unknown field `dleay` - at `$[0].send`"
 _IN_MSGSPECS_WORDS = re.compile(r"(.*?)(?: - at `(?:key in )?\$(.*)`)?", re.DOTALL)
+_operations: Final = attrgetter(*json_text.OPERATIONS)
 _UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 
 
@@ -99,7 +102,7 @@ def read_effects(text: bytes, sender: Address, limits: Limits) -> Sequence[Effec
             raise _overrun(f"effects[{index}]{fault}") from None
         except ValueError as fault:
             raise _refused(f"effects[{index}]{fault}") from None
-    if sum(type(effect) is Forward for effect in effects) > 1:
+    if len(effects) > 1 and sum(type(effect) is Forward for effect in effects) > 1:
         raise _refused("its effects hold more than one `forward`: a caller gets one answer")
     return tuple(effects)
 
@@ -122,6 +125,8 @@ def fold(effects_of_answers: Sequence[Sequence[Effect]]) -> list[Placed]:
     Afterwards no two of them touch the same timer or the same subscription, so one statement can carry them
     out in any order.
     """
+    if len(effects_of_answers) == 1 and len(effects_of_answers[0]) == 1:  # as nearly always
+        return [Placed(0, 0, effects_of_answers[0][0])]
     placed: dict[object, Placed] = {}
     for answer, effects in enumerate(effects_of_answers):
         for place, effect in enumerate(effects):
@@ -139,13 +144,14 @@ def fold(effects_of_answers: Sequence[Sequence[Effect]]) -> list[Placed]:
 
 def _effect(cut: json_text.CutEffect, sender: Address, limits: Limits) -> Effect:
     """One effect. Raises ValueError with the end of a sentence that began with its index."""
-    said = [name for name in json_text.OPERATIONS if getattr(cut, name) is not json_text.UNSET]
-    if len(said) != 1:
-        listed = " and ".join(f"`{name}`" for name in said) or "no operation"
+    operations = _operations(cut)
+    if operations.count(json_text.UNSET) != len(operations) - 1:
+        said = [f"`{name}`" for name in json_text.OPERATIONS if getattr(cut, name) is not json_text.UNSET]
+        listed = " and ".join(said) or "no operation"
         raise ValueError(f' holds {listed}: one operation each, such as {{"send":{{...}}}}')
-    match getattr(cut, said[0]):
-        case json_text.CutSend() as send:
-            return _send(send, sender, limits)
+    if isinstance(cut.send, json_text.CutSend):  # nearly always
+        return _send(cut.send, sender, limits)
+    match next(each for each in operations if each is not json_text.UNSET):
         case json_text.CutCancel(name):
             return Cancel(_timer(name, ".cancel.name"))
         case json_text.CutForward() as forward:
@@ -162,7 +168,7 @@ def _effect(cut: json_text.CutEffect, sender: Address, limits: Limits) -> Effect
             return Unsubscribe(_label(topic, ".unsubscribe.topic"))
         case json_text.CutHttp() as http:
             return _http(http)
-    raise AssertionError(said)
+    raise AssertionError(cut)
 
 
 def _target(
@@ -268,9 +274,14 @@ def _reply_to(value: object, where: str) -> str | None:
 def _name(value: object, where: str, default: str) -> str:
     if not isinstance(value, str):
         return default
-    if NAME.fullmatch(value) is None:
+    if not _is_name(value):
         raise ValueError(f"{where} must match {NAME.pattern}, not {shown(value)}")
     return value
+
+
+@lru_cache(maxsize=1_024)  # functions and handlers are few, and named in every message
+def _is_name(text: str) -> bool:
+    return NAME.fullmatch(text) is not None
 
 
 def _timer(name: str, where: str) -> str:

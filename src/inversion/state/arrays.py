@@ -19,6 +19,7 @@ _LENGTH: Final = struct.Struct(">i")
 #: Packing a short length is a look-up: most keys and states are shorter than this.
 _LENGTHS: Final = tuple(_LENGTH.pack(length) for length in range(1_024))
 _NULL: Final = _LENGTH.pack(-1)
+_pack_int8: Final = struct.Struct(">q").pack
 _UUID_LENGTH: Final = _LENGTHS[16]
 #: Dimensions, "may hold nulls" (the server counts them itself), element type, size, lower bound.
 _HEADER: Final = struct.Struct(">iiIii")
@@ -58,9 +59,8 @@ def int8s(values: Sequence[int]) -> bytes:
     """An `int8[]`."""
     if not values:
         return _empty(_INT8_OID)
-    body = [value.to_bytes(8, "big", signed=True) for value in values]
     prefix = _LENGTHS[8]
-    return _HEADER.pack(1, 0, _INT8_OID, len(values), 1) + prefix + prefix.join(body)
+    return _HEADER.pack(1, 0, _INT8_OID, len(values), 1) + prefix + prefix.join(map(_pack_int8, values))
 
 
 def _empty(oid: int) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import attrs
 
@@ -19,8 +19,10 @@ class Span(NamedTuple):
     """Consecutive messages of one sender; the lock finds out whether there are others between."""
 
     sender: bytes
-    first: tuple[int, int]
-    last: tuple[int, int]
+    first_version: int
+    first_seq: int
+    last_version: int
+    last_seq: int
 
 
 class Touched(NamedTuple):
@@ -145,34 +147,43 @@ def plain_arrays_of(commits: Sequence[tuple[bytes, bytes, bytes, Consequences]])
 
 
 def _spans_of(commits: Sequence[tuple[bytes, bytes, bytes, Consequences]]) -> list[bytes]:
-    spans = sorted((f, k, s, turn) for turn, f, k, c in commits for s in c.spans)
+    spans = sorted([(f, k, *s, turn) for turn, f, k, c in commits for s in c.spans])
+    function, key, sender, first_version, first_seq, last_version, last_seq, turn = _columns(spans, 8)
     return [
-        arrays.uuids([turn for _, _, _, turn in spans]),
-        arrays.texts([function for function, _, _, _ in spans]),
-        arrays.texts([key for _, key, _, _ in spans]),
-        arrays.texts([s.sender for _, _, s, _ in spans]),
-        arrays.int8s([s.first[0] for _, _, s, _ in spans]),
-        arrays.int8s([s.first[1] for _, _, s, _ in spans]),
-        arrays.int8s([s.last[0] for _, _, s, _ in spans]),
-        arrays.int8s([s.last[1] for _, _, s, _ in spans]),
+        arrays.uuids(turn),
+        arrays.texts(function),
+        arrays.texts(key),
+        arrays.texts(sender),
+        arrays.int8s(first_version),
+        arrays.int8s(first_seq),
+        arrays.int8s(last_version),
+        arrays.int8s(last_seq),
     ]
 
 
 def _births_of(commits: Sequence[tuple[bytes, bytes, bytes, Consequences]]) -> list[bytes]:
-    births = [(turn, b) for turn, _, _, c in commits for b in c.births]
+    births = [b for _, _, _, c in commits for b in c.births]
+    function, key, sender, version, seq, id_, handler, body, reply_to, answers, hops, owner = _columns(
+        births, 12
+    )
     return [
-        arrays.uuids([turn for turn, _ in births]),
-        arrays.texts([b.function for _, b in births]),
-        arrays.texts([b.key for _, b in births]),
-        arrays.texts([b.sender for _, b in births]),
-        arrays.int8s([b.sender_version for _, b in births]),
-        arrays.int8s([b.seq for _, b in births]),
-        arrays.texts([b.id for _, b in births]),
-        arrays.texts([b.handler for _, b in births]),
-        arrays.texts([b.body for _, b in births]),
-        arrays.texts([b.reply_to for _, b in births]),
-        arrays.texts([b.answers for _, b in births]),
-        arrays.int8s([b.hops for _, b in births]),
-        arrays.uuids([b.owner for _, b in births]),
-        arrays.int8s([0 if b.owner is None else LEASE_MS for _, b in births]),
+        arrays.uuids([turn for turn, _, _, c in commits for _ in c.births]),
+        arrays.texts(function),
+        arrays.texts(key),
+        arrays.texts(sender),
+        arrays.int8s(version),
+        arrays.int8s(seq),
+        arrays.texts(id_),
+        arrays.texts(handler),
+        arrays.texts(body),
+        arrays.texts(reply_to),
+        arrays.texts(answers),
+        arrays.int8s(hops),
+        arrays.uuids(owner),
+        arrays.int8s([0 if each is None else LEASE_MS for each in owner]),
     ]
+
+
+def _columns(rows: Sequence[tuple[Any, ...]], count: int) -> Sequence[Sequence[Any]]:
+    """Rows turned: all of them in one go, for a statement has a few dozen columns."""
+    return list(zip(*rows, strict=True)) if rows else [()] * count

@@ -81,18 +81,19 @@ def _consume(made: Consequences, turn: Turn, answers: Sequence[Answer]) -> None:
             continue
         made.consumed += 1
         sender = delivery.sender
-        place = delivery.sender_version, delivery.seq
+        version, seq = delivery.sender_version, delivery.seq
         if delivery.timer is not None:
             function, _, key = sender.partition("/")
             row = function.encode(), key.encode(), delivery.timer.encode()
             made.touched[row] = Touched(*row, delivery.id.encode(), True)
         elif delivery.target.key is None:
-            spans[delivery.id] = Span(sender.encode(), place, place)  # of these none waits for another
+            # of these none waits for another
+            spans[delivery.id] = Span(sender.encode(), version, seq, version, seq)
         else:
             before = spans.get(sender)
-            if before is not None and before.last >= place:
+            if before is not None and (before.last_version, before.last_seq) >= (version, seq):
                 raise Outrun  # they came in the wrong order
-            spans[sender] = Span(sender.encode(), (_BEFORE_ALL, _BEFORE_ALL), place)
+            spans[sender] = Span(sender.encode(), _BEFORE_ALL, _BEFORE_ALL, version, seq)
         if answer.error is not None and delivery.reply_to is None and not delivery.outside:
             made.buried.append((delivery.id.encode(), last_words.of_answer(answer.error, UNASKED)))
     made.spans.extend(spans.values())
@@ -113,8 +114,10 @@ def _carry_out(
                 new_id(),
                 send.handler,
                 send.message,
-                reply_to=send.reply_to,
-                hops=hops,
+                None,
+                send.reply_to,
+                None,
+                hops,
             )
             _bear(made, delivery, births)
         case Send() as send:
