@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from walking import a_store, load, running, sql, turn_of, walk
 
-from inversion.effects import Send
+from inversion.effects import Cancel, Effect, Send
 from inversion.errors import Outrun
 from inversion.messages import Address, Answer, Delivery, MessageOut, State, Stored
 from inversion.state.store import PostgresStore
@@ -69,3 +69,33 @@ async def test_a_message_whose_lease_changes_while_its_commit_waits_is_consumed(
             threading.Timer(0.15, other.commit).start()
             await consume(store, 0)
         assert sql(database_url, COUNT) == [(0,)]
+
+
+@pytest.mark.parametrize("effect", [Cancel("bell"), Send("b", "y", "call", b"2", delay_ms=1, name="bell")])
+async def test_a_timer_that_was_withdrawn_earlier_in_its_turn_does_not_ring(
+    effect: Effect, database_url: str
+) -> None:
+    """The entity has said so before; the other way round it rings, and what is said then is for the next."""
+    async with running(a_store(database_url)) as store:
+        turn = turn_of("x")
+        turn.address = Address("b", "y")
+        wind = [Send("b", "y", "call", b"1", delay_ms=1, name="bell")]
+        await walk(lambda: store.store_state(turn, State(None, 0, None), MessageOut([Answer(effects=wind)])))
+        ((id_,),) = sql(database_url, "SELECT id FROM inversion.timer")
+        ring = Delivery(turn.address, "b/y", 0, 0, str(id_), "call", b"1", timer="bell")
+
+        async def together(place: int) -> Stored:
+            both = turn_of("y", 2)
+            both.address = turn.address
+            both.requests[place].delivery = ring
+            answers = [Answer(b"1"), Answer(b"1")]
+            answers[1 - place] = Answer(b"1", effects=[effect])
+            state = store.cache.get(turn.address)
+            assert state is not None
+            return await walk(lambda: store.store_state(both, state, MessageOut(answers)))
+
+        with pytest.raises(Outrun):
+            await together(1)
+        assert sql(database_url, "SELECT id FROM inversion.timer") == [(id_,)]
+        await together(0)
+        assert sql(database_url, "SELECT id FROM inversion.timer WHERE id = '" + str(id_) + "'") == []

@@ -75,7 +75,7 @@ def consequences_of(
 
 def _consume(made: Consequences, turn: Turn, answers: Sequence[Answer]) -> None:
     spans: dict[str, Span] = {}
-    for request, answer in zip(turn.requests, answers, strict=True):
+    for number, (request, answer) in enumerate(zip(turn.requests, answers, strict=True)):
         delivery = request.delivery
         if delivery is None:
             continue
@@ -84,6 +84,8 @@ def _consume(made: Consequences, turn: Turn, answers: Sequence[Answer]) -> None:
         version, seq = delivery.sender_version, delivery.seq
         if delivery.timer is not None:
             function, _, key = sender.partition("/")
+            if turn.address == (function, key) and _withdrawn(delivery.timer, answers[:number]):
+                raise Outrun
             row = function.encode(), key.encode(), delivery.timer.encode()
             made.touched[row] = Touched(*row, delivery.id.encode(), True)
         elif delivery.target.key is None:
@@ -97,6 +99,15 @@ def _consume(made: Consequences, turn: Turn, answers: Sequence[Answer]) -> None:
         if answer.error is not None and delivery.reply_to is None and not delivery.outside:
             made.buried.append((delivery.id.encode(), last_words.of_answer(answer.error, UNASKED)))
     made.spans.extend(spans.values())
+
+
+def _withdrawn(timer: str, answers: Sequence[Answer]) -> bool:
+    """One of these answers of its sender, earlier in the turn, has cancelled or replaced it."""
+    return any(
+        isinstance(effect, Send | Cancel) and effect.name == timer
+        for answer in answers
+        for effect in answer.effects
+    )
 
 
 def _carry_out(
