@@ -2,8 +2,9 @@
 
 `inversion serve`, as often as --nodes says, on one PostgreSQL; clients contend for registers, counters,
 journals, banks and lives in two languages, and run programs whose result is known beforehand; faults all the
-while. Then everything is read once more and the whole history is checked: the versions are the order, and
-the order must be possible. Leaves report.json, report.md and, when something is wrong, the history and the
+while. Entities talk by messages meanwhile, and in every snapshot of the database nothing of that is missing.
+Then everything is read once more and the whole history is checked: the versions are the order, and the
+order must be possible. Leaves report.json, report.md and, when something is wrong, the history and the
 nodes' logs in --out.
 """
 

@@ -3,6 +3,10 @@
 entities.py, .js  the functions: every model of history/models.py, in two languages
 asking            what a client asks next, and of which entity
 cuts              between a node and its database: commits lost, late and held
+couriers.py       functions that talk by messages: accounts, players, a crowd, clocks
+clockwork         random programs for clocks, and what is to ring
+snapshots         all of that in one snapshot of the database, and what must be true of it
+talking           asks and looks, and sees it all to its end
 nodes             `inversion serve`, some of them on one database, started again when they end
 clients           HTTP clients that write the history
 faults            what is done to them meanwhile

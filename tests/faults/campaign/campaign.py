@@ -17,6 +17,7 @@ from tests.faults.campaign.clients import CallingClient, Tally
 from tests.faults.campaign.cuts import Wire
 from tests.faults.campaign.faults import Faults
 from tests.faults.campaign.nodes import Node, write_functions
+from tests.faults.campaign.talking import Talking
 from tests.faults.history.models import READ, STATE
 from tests.faults.history.operation import HistoryWriter, Operation, Outcome, read_history
 from tests.fix_postgres import Cluster
@@ -24,6 +25,14 @@ from tests.fix_postgres import Cluster
 from inversion.state.migrate import migrate
 
 BUGS_FILE: Final = Path(__file__).with_name("seeded")
+ALTERED_FILE: Final = Path(__file__).parents[1] / "altered_node.py"
+#: How far the wall clocks of nodes are off, one after the other: safety and timers rest on none of them.
+CLOCKS_OFF_S: Final = (0, 3_600, -3_600)
+#: In a short run a lease runs out as often in a minute as 10 s do in many.
+SHORT_LEASE_S: Final = 1.0
+#: Of a ball, and those who hear what is told everybody: in a long run and in a short one.
+HOPS: Final = (1_000, 200)
+CROWD: Final = (100, 40)
 HEAL_S: Final = 120.0
 LAST_ANSWERS: Final = 5  #: of each node, after the last fault
 READERS: Final = 4  #: of all that there was, at the end
@@ -58,11 +67,18 @@ class Campaign:
         self.enough = trio.Event()  #: set from outside, it ends at once and reads nothing more
         self.final_reads = 0
         self._dice = random.Random(f"campaign {options.seed}")
-        program = ("-m", "inversion") if options.bug is None else (str(BUGS_FILE), options.bug)
+        program = (str(ALTERED_FILE),) if options.bug is None else (str(BUGS_FILE), options.bug)
+        lease = {} if options.long else {"INVERSION_LEASE_S": str(SHORT_LEASE_S)}
         names = [f"n{number}" for number in range(options.nodes)]
         self.nodes = [
-            Node(name, folder / name, Wire(database_url, folder / name, self._dice.uniform), program)
-            for name in names
+            Node(
+                name,
+                folder / name,
+                Wire(database_url, folder / name, self._dice.uniform),
+                program,
+                {**lease, "INVERSION_CLOCK_OFF_S": str(CLOCKS_OFF_S[number % len(CLOCKS_OFF_S)])},
+            )
+            for number, name in enumerate(names)
         ]
         (functions,) = {tuple(write_functions(node.folder)) for node in self.nodes}
         self._asking = Asking(functions, f"r{options.seed}", self._dice, options.keyed)
@@ -74,6 +90,10 @@ class Campaign:
             for number in range(options.clients)
         ]
         self._clients = [self._client(f"c{number}", home) for number, home in enumerate(homes)]
+        short = not options.long
+        self.talking = Talking(
+            self.nodes, database_url, f"r{options.seed}", hops=HOPS[short], crowd=CROWD[short], look_s=LOOK_S
+        )
         self.faults = Faults(
             self.nodes,
             postgres,
@@ -101,6 +121,7 @@ class Campaign:
                     nursery.start_soon(self._say_for_ever)
                     await self._disturb()
                     if not self.enough.is_set():
+                        await self.talking.drain()
                         await self._read_everything()
                     for node in self.nodes if not self.enough.is_set() else ():
                         await node.look()
@@ -123,6 +144,7 @@ class Campaign:
         async with trio.open_nursery() as clients:
             for client in self._clients:
                 clients.start_soon(client.run, end_clients, self.options.pause_s)
+            clients.start_soon(self.talking.run, end_clients)
             async with trio.open_nursery() as faults:
                 faults.start_soon(self.faults.run, end_faults, self.options.every_s)
                 with trio.move_on_after(self.options.seconds):

@@ -1,9 +1,9 @@
-"""Between a node and its PostgreSQL: forwards bytes, and cuts connections at commits.
+"""Between a node and its PostgreSQL: forwards bytes, and cuts connections at commits and at leases.
 
-It learns from Parse messages which prepared statements write entities, whatever they are called. A cut is
-planned for the next commits that pass whole: lost before the server saw it, at once or after a while; lost
-after the server did it, a while later; delivered after the client was cut off and has moved on; cut while
-the server is at work on it; or held, so that the client hears nothing.
+It learns from Parse messages which prepared statements write entities, and which only who has a message,
+whatever they are called. A cut is planned for the next ones that pass whole: lost before the server saw it,
+at once or after a while; lost after the server did it, a while later; delivered after the client was cut off
+and has moved on; cut while the server is at work on it; or held, so that the client hears nothing.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ SOCKET: Final = ".s.PGSQL.5432"
 _SYNC: Final = b"S\0\0\0\x04"
 _PARSE: Final = re.compile(rb"P....(inversion_\w+)\0([^\0]*)\0", re.DOTALL)
 _WRITES: Final = (b"INSERT INTO inversion.entity", b"UPDATE inversion.entity")
+_LEASES: Final = (b"UPDATE inversion.message", b"UPDATE inversion.timer")
 BYTES: Final = 1 << 16
 #: Somebody holds the table for so long: less than what a commit waits for a lock.
 AT_WORK_S: Final = (0.05, 0.25)
@@ -37,6 +38,13 @@ class Cut(Enum):
     DELAYED = "commit delivered after the cut"
     AT_WORK = "commit cut while the server is at work on it"
     HELD = "commit's reply held"
+    LEASE_REPLY_LOST = "lease lost after the server did it"
+    LEASE_DELAYED = "lease delivered after the cut"
+
+    @property
+    def of_leases(self) -> bool:
+        """Of messages: claimed, renewed, given back."""
+        return self in (Cut.LEASE_REPLY_LOST, Cut.LEASE_DELAYED)
 
 
 class Wire:
@@ -48,7 +56,7 @@ class Wire:
         self._server = f"{server['host']}/.s.PGSQL.{server.get('port') or 5432}"
         self._socket = folder / SOCKET
         self._roll = roll
-        self._names: set[bytes] = set()
+        self._names: tuple[set[bytes], set[bytes]] = set(), set()  #: of commits, and of leases
         self.url = make_conninfo(url, host=str(folder), port="5432")
         self.planned: Cut | None = None
         self.left = 0
@@ -65,9 +73,10 @@ class Wire:
     def plan(self, cut: Cut, times: int) -> None:
         self.planned, self.left = cut, times
 
-    def _take(self) -> Cut | None:
-        """The cut for a commit that is about to pass."""
-        if self.left == 0 or self.planned is None:
+    def _take(self, request: bytes) -> Cut | None:
+        """The cut for what is about to pass."""
+        self._learn(request)
+        if self.left == 0 or self.planned is None or not self._is_whole(request, self.planned.of_leases):
             return None
         self.left -= 1
         self.cuts[self.planned] += 1
@@ -97,7 +106,7 @@ class Wire:
         """Until the client ends or is cut off. True: the server has still to get something."""
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             async for request in client:
-                match self._take() if self._commits(request) else None:
+                match self._take(request):
                     case None:
                         await server.send_all(request)
                     case Cut.REQUEST_LOST:
@@ -105,7 +114,7 @@ class Wire:
                     case Cut.SWALLOWED:
                         await trio.sleep(self._roll(0.1, 1.8))
                         return False
-                    case Cut.REPLY_LOST:
+                    case Cut.REPLY_LOST | Cut.LEASE_REPLY_LOST:
                         replies.cancel()
                         await server.send_all(request)
                         with trio.move_on_after(5):
@@ -117,7 +126,7 @@ class Wire:
                         await server.send_all(request)
                         await trio.sleep(self._roll(0.5, 8.0))
                         return False
-                    case Cut.DELAYED:
+                    case Cut.DELAYED | Cut.LEASE_DELAYED:
                         replies.cancel()
                         self._nursery.start_soon(_deliver, server, request, self._roll(0.01, 1.5))
                         return True
@@ -156,12 +165,17 @@ class Wire:
         finally:
             lock.close()
 
-    def _commits(self, request: bytes) -> bool:
-        """Whether these bytes are a whole commit."""
+    def _learn(self, request: bytes) -> None:
         for name, text in _PARSE.findall(request):
             if any(write in text for write in _WRITES):
-                self._names.add(name)
-        return request.endswith(_SYNC) and any(b"\0" + name + b"\0" in request for name in self._names)
+                self._names[False].add(name)
+            elif any(write in text for write in _LEASES):
+                self._names[True].add(name)
+
+    def _is_whole(self, request: bytes, lease: bool) -> bool:
+        """Whether these bytes are a whole commit, or a whole lease."""
+        names = self._names[lease]
+        return request.endswith(_SYNC) and any(b"\0" + name + b"\0" in request for name in names)
 
 
 def _locked(url: str) -> psycopg.Connection:

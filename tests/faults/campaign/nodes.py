@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter_ns
 from typing import Final
@@ -25,6 +25,8 @@ MODELS: Final = ("register", "counter", "journal", "bank", "life", PROGRAM, DRAW
 START_S: Final = 60.0
 #: Long enough for a database to recover meanwhile, short enough that a call that hangs is seen.
 FUNCTION_TIMEOUT: Final = "2s"
+#: Functions that talk: whatever befalls them, no message is ever given up.
+TALKING: Final = 'retry = { attempts = 1_000, pause = "20ms", longest_pause = "300ms" }'
 
 _FUNCTION = """
 [functions.{name}]
@@ -57,6 +59,11 @@ def write_functions(folder: Path) -> list[str]:
             timeout=FUNCTION_TIMEOUT,
             state=str(not name.startswith(DRAW)).lower(),
         )
+    shutil.copy(here / "couriers.py", folder)
+    toml += _FUNCTION.format(
+        name="courier-py", program=sys.executable, file="couriers.py", timeout=FUNCTION_TIMEOUT, state="true"
+    )
+    toml += TALKING
     (folder / "inversion.toml").write_text(toml)
     return names
 
@@ -69,6 +76,7 @@ class Node:
     folder: Path
     wire: Wire
     program: Sequence[str] = ("-m", "inversion")
+    environ: Mapping[str, str] = attrs.field(factory=dict)
     process: subprocess.Popen[bytes] | None = None
     url: str = ""
     admin_url: str = ""
@@ -89,7 +97,7 @@ class Node:
         command += ["--database-url", self.wire.url, "--port", "0", "--admin-port", "0"]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(  # noqa: ASYNC220 (a millisecond)
-                command, stdout=log, stderr=subprocess.STDOUT
+                command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **self.environ}
             )
         with trio.fail_after(START_S):
             while (started := self._start_line()) is None:
@@ -114,7 +122,9 @@ class Node:
     def functions(self) -> list[int]:
         """The pids of its functions' processes."""
         return [
-            pid for pid, command in below(self.pid) if "entities." in command and "spawner" not in command
+            pid
+            for pid, command in below(self.pid)
+            if ("entities." in command or "couriers." in command) and "spawner" not in command
         ]
 
     def signal(self, how: signal.Signals) -> None:

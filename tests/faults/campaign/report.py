@@ -18,6 +18,17 @@ LEAST_OK: Final = 0.7
 LEAST_WRITES: Final = 0.5
 LEAST_KEYED: Final = 0.25
 READS: Final = ("read", "state")
+#: What goes by messages, counted when it has come to its end (talking.py).
+TALKING: Final = (
+    "payments",
+    "chains",
+    "hops",
+    "messages to everybody",
+    "programs of timers",
+    "timers that rang",
+    "snapshots",
+    "seen under way",
+)
 
 
 @attrs.frozen
@@ -29,6 +40,7 @@ class Floors:
     conflicts: int = 1  #: with several nodes
     resolved: int = 1  #: unknown, each way
     programs: int = 20  #: that came to their end
+    talking: int = 20  #: of each workload that goes by messages, those that came to their end
 
 
 def report_of(campaign: Campaign, floors: Floors) -> dict[str, Any]:
@@ -71,6 +83,8 @@ def report_of(campaign: Campaign, floors: Floors) -> dict[str, Any]:
         "conditions": conditions,
         "programs": tally.ended,
         "programs given up": tally.given_up,
+        "messages": {name: campaign.talking.counts[name] for name in TALKING},
+        "messages, all at their ends after s": campaign.talking.drained_s,
         "faults": dict(campaign.faults.fired),
         "commits cut": {cut.value: sum(node.wire.cuts[cut] for node in campaign.nodes) for cut in Cut},
         "recovery s": recovery,
@@ -80,6 +94,7 @@ def report_of(campaign: Campaign, floors: Floors) -> dict[str, Any]:
     }
     report["wrong"] = [
         *_violations(checked),
+        *_some("things wrong with messages", [each.sentence for each in campaign.talking.wrong]),
         *campaign.wrong,
         *campaign.faults.wrong,
         *_some("strange answers", tally.strange),
@@ -107,6 +122,8 @@ def _too_little(
     wrong += [f"{name}: only {n} times" for name, n in conditions.items() if n < floors.of_a_kind]
     if report["programs"] < floors.programs:
         wrong.append(f"only {report['programs']} programs came to their end")
+    talked: Mapping[str, int] = report["messages"]
+    wrong += [f"{name}: only {n}" for name, n in talked.items() if n < floors.talking]
     fired = campaign.faults.fired
     wrong += [
         f"{kind}: fired {fired[kind]} times" for kind in campaign.faults.kinds if fired[kind] < floors.fired
@@ -174,6 +191,7 @@ def markdown(report: Mapping[str, Any]) -> str:
     for name in report:
         if name.startswith("unknown"):
             lines.append(f"| {name} | {report[name]} |")
+    lines += [f"| messages: {name} | {value} |" for name, value in report["messages"].items()]
     for name, value in report["nodes count"].items():
         lines.append(f"| {name.replace('_', ' ')} | {value} |")
     lines += ["", "| fault | times | recovery, median | p99 | most |", "|---|---|---|---|---|"]

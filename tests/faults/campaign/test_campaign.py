@@ -28,7 +28,7 @@ async def test_a_minute_of_every_fault_leaves_a_history_that_can_be(
     campaign = Campaign(options, folder, postgres_server, postgres_server.conninfo)
     with trio.fail_after(220):
         await campaign.run()
-    report = report_of(campaign, Floors(of_a_kind=5, fired=1, conflicts=1, resolved=0, programs=5))
+    report = report_of(campaign, Floors(of_a_kind=5, fired=1, conflicts=1, resolved=0, programs=5, talking=5))
     assert report["wrong"] == [], f"seed {options.seed}\n{markdown(report)}"
 
     # The same history, made wrong in one place, is no pass: the floors and the checker are not asleep.
@@ -43,13 +43,10 @@ async def test_a_minute_of_every_fault_leaves_a_history_that_can_be(
     assert "node killed: fired" in " ".join(report_of(campaign, Floors(fired=99))["wrong"])
 
 
-@pytest.mark.parametrize("bug", BUGS)
-def test_every_bug_still_finds_what_it_breaks(bug: str) -> None:
+def test_every_bug_still_finds_what_it_breaks() -> None:
+    """Each in a fork of one process: starting a node's Python is most of the work."""
     done = subprocess.run(
-        [sys.executable, str(BUGS_FILE), bug, "--version"],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
+        [sys.executable, str(BUGS_FILE), "each"], check=False, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == list(BUGS)

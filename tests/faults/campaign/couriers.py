@@ -1,0 +1,123 @@
+"""Entities that talk: accounts, players, a crowd and clocks. `wrong` in a state is what must never happen."""
+
+from shim import Refused, handler, serve
+
+OPENING = 1_000
+#: An account takes no amount that is a multiple of this: it goes back.
+REFUSED = 7
+
+
+@handler
+def pay(ctx, message):
+    """The amount leaves; it is under way until it is taken or has come back."""
+    state, amount = account(ctx), message["amount"]
+    if state["balance"] < amount:
+        return False
+    ctx.state = {**state, "balance": state["balance"] - amount, "paid": state["paid"] + 1}
+    asked = {"amount": amount}
+    ctx.send(key=message["to"], handler="take", message=asked, reply_to="told", delay=message.get("delay"))
+    return True
+
+
+@handler
+def take(ctx, message):
+    state, amount = account(ctx), message["amount"]
+    if amount % REFUSED == 0:
+        raise Refused("closed", str(amount), status=409)
+    ctx.state = {**state, "balance": state["balance"] + amount, "taken": state["taken"] + 1}
+    return amount
+
+
+@handler
+def told(ctx, answer):
+    """What came of a payment."""
+    state = account(ctx)
+    back = int(answer["error"]["message"]) if "error" in answer else 0
+    wrong = state["wrong"] if ctx.reply_to else [*state["wrong"], "an answer to nothing"]
+    ctx.state = {**state, "balance": state["balance"] + back, "told": state["told"] + 1, "wrong": wrong}
+
+
+@handler
+def hop(ctx, message):
+    """A ball goes to and fro; each hop says how many are left."""
+    state, left = ctx.state or {"left": None, "hops": 0, "wrong": []}, message["left"]
+    wrong = state["wrong"]
+    if state["left"] is not None and left != state["left"] - 2:
+        wrong = [*wrong, f"{left} after {state['left']}"]
+    ctx.state = {"left": left, "hops": state["hops"] + 1, "wrong": wrong}
+    if left:
+        ctx.send(key=message["to"], handler="hop", message={"left": left - 1, "to": ctx.key})
+
+
+@handler
+def spread(ctx, message):
+    """The next number, to everybody."""
+    number = (ctx.state or {"sent": 0})["sent"] + 1
+    ctx.state = {"sent": number}
+    for place in range(message["to"]):
+        ctx.send(key=f"crowd-{place}", handler="hear", message={"of": ctx.key, "number": number})
+
+
+@handler
+def hear(ctx, message):
+    state, number = ctx.state or {"heard": {}, "wrong": []}, message["number"]
+    before, wrong = state["heard"].get(message["of"], 0), state["wrong"]
+    if number != before + 1:
+        wrong = [*wrong, f"{number} of {message['of']} after {before}"]
+    ctx.state = {"heard": {**state["heard"], message["of"]: number}, "wrong": wrong}
+
+
+@handler
+def wind(ctx, message):
+    """Sets the timer of that name, or sets it anew; `bell` is who hears it."""
+    state, name, token = clock(ctx), message["name"], message["token"]
+    ctx.state = {**state, "wound": {**state["wound"], name: token}}
+    at, delay = message.get("at"), message.get("delay")
+    asked = {"name": name, "token": token, "of": ctx.key, "delay": delay}
+    ctx.send(key=message["bell"], handler="ring", message=asked, name=name, at=at, delay=delay)
+
+
+@handler
+def unwind(ctx, message):
+    state = clock(ctx)
+    wound = {name: token for name, token in state["wound"].items() if name != message["name"]}
+    ctx.state = {**state, "wound": wound}
+    ctx.cancel(message["name"])
+
+
+@handler
+def ring(ctx, message):
+    state, name, token = clock(ctx), message["name"], message["token"]
+    wound, wrong = state["wound"], state["wrong"]
+    if token in state["rung"]:
+        wrong = [*wrong, f"{token} again"]
+    if message["of"] == ctx.key:  # of its own: it knows what is wound
+        if wound.get(name) != token:
+            wrong = [*wrong, f"{token}, and {name} was {wound.get(name)}"]
+        wound = {other: its for other, its in wound.items() if other != name}
+    ctx.state = {**state, "wound": wound, "rung": [*state["rung"], token], "wrong": wrong}
+
+
+@handler
+def tick(ctx, message):
+    """Winds itself again, so often."""
+    state, left = clock(ctx), message["left"]
+    wrong = state["wrong"]
+    if state["ticks"] is not None and left != state["ticks"] - 1:
+        wrong = [*wrong, f"tick {left} after {state['ticks']}"]
+    ctx.state = {**state, "ticks": left, "wrong": wrong}
+    if left:
+        asked = {"left": left - 1}
+        ctx.send(handler="tick", message=asked, name="tick", delay=f"{1 + left * 7 % 20}ms")
+
+
+def account(ctx):
+    return ctx.state or {"balance": OPENING, "paid": 0, "taken": 0, "told": 0, "wrong": []}
+
+
+def clock(ctx):
+    return ctx.state or {"wound": {}, "rung": [], "ticks": None, "wrong": []}
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,269 @@
+"""Entities that talk by messages, beside the clients: what is asked of them, and whether it came out.
+
+Each call has a key and is repeated until it is answered: what was asked is known, and so is how it must
+end. Meanwhile the database is looked at, all of it in one snapshot. A chain or a program that has ended is
+looked at once more and must never change again. When the faults are over all must come to its end within
+a bound, with nothing left under way.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from time import perf_counter_ns
+from typing import Any, Final
+
+import attrs
+import orjson
+import psycopg
+import trio
+from tests.faults.campaign.clockwork import program_of
+from tests.faults.campaign.nodes import Node, connect
+from tests.faults.campaign.snapshots import (
+    FUNCTION,
+    OPENING,
+    REFUSED,
+    Cast,
+    Snapshot,
+    chain_ended,
+    faults_of,
+    players,
+    program_ended,
+    strangers,
+    take,
+    unlike_foretold,
+)
+from tests.http.front_door import Answer, EndOfAnswers, post
+
+#: Longer than a lease of 10 s, twice, on a slow machine.
+DRAIN_S: Final = 90.0
+ACCOUNTS: Final = 12
+SPREADERS: Final = 2
+CHAINS: Final = 2  #: at a time
+PAYERS: Final = 3
+CLOCKS: Final = 2  #: programs at a time
+MOST_PAID: Final = 200
+DELAYED: Final = 0.2  #: of the payments
+PAUSE_S: Final = 0.03  #: of who asks, between two calls
+SPREAD_S: Final = 0.7  #: between two messages to everybody
+PATIENCE_S: Final = 12.0  #: for one answer
+
+
+@attrs.frozen
+class Wrong:
+    sentence: str
+    seen_ns: int
+
+
+@attrs.frozen
+class Payment:
+    source: str
+    target: str
+    amount: int
+
+
+class Talking:
+    """All of a run that goes by messages."""
+
+    def __init__(
+        self, nodes: list[Node], database_url: str, run: str, *, hops: int, crowd: int, look_s: float
+    ) -> None:
+        self.wrong: list[Wrong] = []
+        self.counts: Counter[str] = Counter()
+        self.drained_s: float | None = None
+        self._nodes = nodes
+        self._database_url = database_url
+        self._run = run
+        self._dice = random.Random(f"talking {run}")
+        self._hops = hops
+        self._look_s = look_s
+        self._cast = Cast(
+            [f"{run}-account-{number}" for number in range(ACCOUNTS)],
+            [f"{run}-spreader-{number}" for number in range(SPREADERS)],
+            [f"crowd-{number}" for number in range(crowd)],
+        )
+        self._asked: Counter[str] = Counter()
+        self._payments: list[Payment] = []
+        self._ended: set[str] = set()  #: programs that ask no more
+        self._told: Counter[str] = Counter()  #: by spreader, how often it was to tell everybody
+        self._left: dict[str, Mapping[str, Any] | None] = {}  #: who has ended, and what was left
+        self._looking = trio.Lock()
+
+    async def run(self, stop: trio.Event) -> None:
+        """Ask and look until it is time to stop, and what was begun is asked."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._look_for_ever)
+            async with trio.open_nursery() as asking:
+                for _ in range(PAYERS):
+                    asking.start_soon(self._pay, stop)
+                for _ in range(CHAINS):
+                    asking.start_soon(self._play, stop)
+                for _ in range(CLOCKS):
+                    asking.start_soon(self._wind, stop)
+                asking.start_soon(self._spread, stop)
+            nursery.cancel_scope.cancel()
+
+    async def drain(self) -> None:
+        """Everything comes to its end within a bound, and what is left is what was to be."""
+        begun_s = trio.current_time()
+        snapshot: Snapshot | None = None
+        with trio.move_on_after(DRAIN_S) as waiting:
+            while snapshot is None or snapshot.under_way or self._cast.chains or self._cast.programs:
+                if self.wrong:
+                    return
+                snapshot = await self.look()
+                await trio.sleep(0.05)
+        if waiting.cancelled_caught or snapshot is None:
+            self._note(f"{DRAIN_S:g} s after the last fault {self._remnant(snapshot)}")
+            return
+        self.drained_s = trio.current_time() - begun_s
+        everything = await trio.to_thread.run_sync(take, self._database_url)
+        for sentence in self._unlike_asked(everything):
+            self._note(sentence)
+
+    def _remnant(self, snapshot: Snapshot | None) -> str:
+        if snapshot is None:
+            return "the database cannot be read"
+        names = [*self._cast.chains, *self._cast.programs]
+        return f"{snapshot.under_way} messages are under way, and {names[:3]} have not ended"
+
+    def _unlike_asked(self, snapshot: Snapshot) -> Iterator[str]:
+        balances = dict.fromkeys(self._cast.accounts, OPENING)
+        for each in self._payments:
+            if each.amount % REFUSED:
+                balances[each.source] -= each.amount
+                balances[each.target] += each.amount
+        for key, balance in balances.items():
+            if (has := snapshot.states.get(key, {"balance": OPENING})["balance"]) != balance:
+                yield f"{key} has {has}, not {balance}"
+        for key in self._cast.crowd:
+            heard = snapshot.states.get(key, {"heard": {}})["heard"]
+            if heard != self._told:
+                yield f"{key} has heard {heard}, and was told {dict(self._told)}"
+        for key, state in self._left.items():
+            if snapshot.states.get(key) != state:
+                yield f"{key} had ended, and has changed: {snapshot.states.get(key)} after {state}"
+
+    # What is asked.
+
+    async def _pay(self, stop: trio.Event) -> None:
+        while not stop.is_set():
+            source, target = self._dice.sample(self._cast.accounts, 2)
+            amount = self._dice.randint(1, MOST_PAID)
+            asked: dict[str, Any] = {"to": target, "amount": amount}
+            if self._dice.random() < DELAYED:
+                asked["delay"] = f"{self._dice.randint(1, 300)}ms"
+            if await self._insist(source, "pay", asked):
+                self._payments.append(Payment(source, target, amount))
+                self.counts["payments"] += 1
+            await self._pause(PAUSE_S)
+
+    async def _play(self, stop: trio.Event) -> None:
+        while not stop.is_set():
+            chain = f"{self._run}-{self._number('ball')}"
+            self._cast.chains[chain] = self._hops
+            first, other = players(chain)
+            await self._insist(first, "hop", {"left": self._hops, "to": other})
+            while chain in self._cast.chains and not stop.is_set():  # noqa: ASYNC110 (a look decides)
+                await trio.sleep(0.2)
+
+    async def _wind(self, stop: trio.Event) -> None:
+        while not stop.is_set():
+            program = program_of(f"{self._run}-{self._number('clock')}")
+            self._cast.programs[program.clock] = program
+            for handler, asked in program.instructions:
+                await self._insist(program.clock, handler, asked)
+                await self._pause(PAUSE_S * 2)
+            self._ended.add(program.clock)
+
+    async def _spread(self, stop: trio.Event) -> None:
+        while not stop.is_set():
+            for spreader in self._cast.spreaders:
+                self._told[spreader] += 1
+                await self._insist(spreader, "spread", {"to": len(self._cast.crowd)})
+                self.counts["messages to everybody"] += 1
+            await self._pause(SPREAD_S)
+
+    def _number(self, name: str) -> str:
+        self._asked[name] += 1
+        return f"{name}{self._asked[name]}"
+
+    async def _pause(self, about_s: float) -> None:
+        await trio.sleep(about_s * self._dice.uniform(0.5, 1.5))
+
+    async def _insist(self, key: str, handler: str, asked: object) -> Any:
+        """The answer; the call has a key and is repeated until there is one."""
+        target = f"/v1/call/{FUNCTION}/{key}/{handler}".encode()
+        field = f"Idempotency-Key: {self._number('call')}".encode()
+        request = post(target, orjson.dumps(asked), b"Content-Type: application/json", field)
+        while True:
+            node = self._dice.choice([node for node in self._nodes if node.up] or self._nodes)
+            answer = await _exchange(node, request)
+            if answer is not None and answer.status == 200:
+                return orjson.loads(answer.body)
+            if answer is not None and 400 <= answer.status < 500 and answer.status not in (408, 409, 429):
+                self._note(f"{handler} of {key} was answered {answer.body!r}")
+                return None
+            await self._pause(0.05)
+
+    # What is seen.
+
+    async def _look_for_ever(self) -> None:
+        while True:
+            await trio.sleep(self._look_s)
+            await self.look()
+
+    async def look(self) -> Snapshot | None:
+        """All of it at one moment. None: the database is away."""
+        async with self._looking:
+            cast, asked = self._cast.copy(), set(self._ended)
+            try:
+                keys = sorted(cast.keys)
+                snapshot = await trio.to_thread.run_sync(take, self._database_url, keys)
+            except psycopg.Error:
+                return None
+            self.counts["snapshots"] += 1
+            self.counts["seen under way"] += snapshot.under_way
+            for sentence in (*faults_of(snapshot, cast), *strangers(snapshot, self._cast.keys)):
+                self._note(sentence)
+            self._dismiss(snapshot, cast, asked)
+            return snapshot
+
+    def _dismiss(self, snapshot: Snapshot, cast: Cast, asked: set[str]) -> None:
+        """Those who have ended."""
+        for chain, length in cast.chains.items():
+            if chain_ended(snapshot, chain):
+                del self._cast.chains[chain]
+                self._left |= {each: snapshot.states.get(each) for each in players(chain)}
+                self.counts["chains"] += 1
+                self.counts["hops"] += length + 1
+        for program in cast.programs.values():
+            if program.clock in asked and program_ended(snapshot, program):
+                del self._cast.programs[program.clock]
+                self._ended.discard(program.clock)
+                self._left |= {each: snapshot.states.get(each) for each in (program.clock, program.bell)}
+                for sentence in unlike_foretold(snapshot, program):
+                    self._note(sentence)
+                self._count(snapshot, program.clock, program.bell)
+
+    def _count(self, snapshot: Snapshot, *keys: str) -> None:
+        states = [snapshot.states[key] for key in keys if key in snapshot.states]
+        self.counts["programs of timers"] += 1
+        self.counts["timers that rang"] += sum(len(each["rung"]) for each in states)
+
+    def _note(self, sentence: str) -> None:
+        self.wrong.append(Wrong(sentence, perf_counter_ns()))
+
+
+async def _exchange(node: Node, request: bytes) -> Answer | None:
+    """None: there was no answer."""
+    with trio.move_on_after(PATIENCE_S):
+        try:
+            client = await connect(node.url)
+            async with client.stream:
+                await client.send(request)
+                return await client.answer()
+        except (OSError, trio.BrokenResourceError, EndOfAnswers):
+            return None
+    return None
