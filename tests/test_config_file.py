@@ -224,7 +224,6 @@ def test_a_bad_command_is_a_sentence(tmp_path: Path, command: str, sentence: str
     [
         ('mode = "cgi"', 'mode = "cgi"'),
         ('sandbox = "strict"', 'sandbox = "strict"'),
-        ('[functions.cart.cron]\ndaily = "0 0 * * *"', "functions.cart.cron"),
         ('[retention]\noutputs = "24h"', "retention.outputs"),
     ],
 )

@@ -33,6 +33,8 @@ DOORS = {
     "httptools": r"http\..*",
     "cattrs": r"config_file",
     "watchfiles": r"reload\.lookout",
+    "cronsim": r"protocol\.cron",
+    "zoneinfo": r"protocol\.cron",
     "click": r"cli(\..*)?",
     "rich": r"cli(\..*)?",
     "subprocess": r"processes\..*|embedded.*|nodes\.member",

@@ -3,9 +3,12 @@
 The modules in reading order. A module imports only what stands above it in this list (a test reads it):
 
     errors              whose fault it is; the closed list of codes
-    effects             what a message-out asks for beside its state
-    messages            the nouns, in the order of the six steps
+    json_text           the one JSON door: check, cut raw, splice
     names               what functions, keys, timers and topics may be called
+    effects             what a message-out asks for beside its state
+    protocol.cron       when a schedule fires: five fields and a time zone -> instants
+    protocol.schedules  what people write of schedules, in inversion.toml and in a hello
+    messages            the nouns, in the order of the six steps
     protocol.destination  where an outgoing request may go: URLs, the allow-list, addresses
     config              inversion.toml -> frozen Config
     config_values       durations, sizes, commands: what one value may be
@@ -13,7 +16,6 @@ The modules in reading order. A module imports only what stands above it in this
     config_guess        how to run one file that has no inversion.toml
     open_files          how many files we may open, and what we start
     ids                 request and turn ids
-    json_text           the one JSON door: check, cut raw, splice
     last_words          what is kept of an error with the message that failed
     protocol.effects    the effects of an answer: checked, and folded over a turn
     protocol.frames     bytes <-> lines <-> frames; sans-IO like all of protocol
@@ -48,6 +50,7 @@ The modules in reading order. A module imports only what stands above it in this
     state.store         loads and commits in batches
     state.outbox        claims, leases, pauses and dead letters of messages
     state.publications  from what was published to a message for each subscriber
+    state.agenda        the schedules' rows, and the statement that fires one
     processes.child_exit  waits for a child that no spawner started: PostgreSQL, another node
     processes.log_lines what a child prints that is no frame
     processes.noise     what that may cost the loop
@@ -69,6 +72,7 @@ The modules in reading order. A module imports only what stands above it in this
     delivery.aftermath  what becomes of a message whose turn did not come about
     delivery.fan_out    what was published, to its subscribers
     delivery.dispatcher messages from the outbox to the mailboxes
+    delivery.cron       looks what is due of the schedules, and fires it
     http.framing        where one request ends; what is refused
     http.service        what the connections of one server share
     http.connection     one socket, one walk, requests in order

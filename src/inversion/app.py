@@ -21,6 +21,7 @@ import trio
 
 from inversion.calls import Calls
 from inversion.config import Config, Mode
+from inversion.delivery.cron import Cron
 from inversion.delivery.dispatcher import Dispatcher
 from inversion.embedded import EmbeddedPostgres
 from inversion.errors import Code, Conflict, InversionError, RuntimeBroken, StoreUnavailable
@@ -126,6 +127,14 @@ class _Node:
             database.conninfo, self._functions, self._office, pools, self._counters, self._store.knocking
         )
         self._store.births = self._dispatcher
+        self._cron = Cron(
+            database.conninfo,
+            self._functions,
+            pools,
+            self._counters,
+            self._store.knocking,
+            self._dispatcher.stir,
+        )
         self._watch.expects = lambda: len(self._office.live)
         self._nursery.start_soon(self._sweep)
         self._open_doors(listeners)
@@ -162,6 +171,7 @@ class _Node:
         await (
             self._store_opened.wait()
         )  # the store's first try tells a wrong URL from a database that is away
+        self._nursery.start_soon(self._cron.run)
         await self._dispatcher.run()
 
     def _open_doors(self, listeners: Sequence[Listener]) -> None:
@@ -170,7 +180,14 @@ class _Node:
         self._calls = calls = Calls(self._functions, self._office, pools, self._store, self._counters)
         held = Held(limits.in_flight_bytes)
         metrics = metrics_of(
-            self._counters, self._store, self._office, pools, held, lambda: self._servers, self._dispatcher
+            self._counters,
+            self._store,
+            self._office,
+            pools,
+            held,
+            lambda: self._servers,
+            self._dispatcher,
+            self._cron,
         )
         sources = Sources(self._not_ready, metrics.text, partial(function_reports, self._supervisor))
         admin = partial(Admin, calls, sources, token=self._options.admin_token, tally=self._tally)

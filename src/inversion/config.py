@@ -12,6 +12,8 @@ from pathlib import Path
 
 import attrs
 
+from inversion.protocol.cron import Schedule
+
 
 class Mode(Enum):
     LINES = "lines"  #: long-lived processes, one JSON frame a line
@@ -94,6 +96,7 @@ class Function:
     output: str = "application/octet-stream"  #: exec: "json" (validated), or a media type
     exit: Mapping[int, int] = attrs.field(factory=dict)  #: exec: exit code -> status 400-499
     env: Mapping[str, str] = attrs.field(factory=dict)
+    cron: Mapping[str, Schedule] = attrs.field(factory=dict)
 
 
 @attrs.frozen(slots=True)

@@ -35,6 +35,7 @@ from inversion.config import (
     Walls,
 )
 from inversion.names import NAME
+from inversion.protocol.schedules import read_table
 
 FILE_NAME: Final = "inversion.toml"
 
@@ -44,7 +45,6 @@ _EXEC_ONLY: Final = ("output", "exit")
 
 #: What interface.md promises and nothing honours yet.
 _LATER_RETENTIONS: Final = ("outputs", "tombstones")
-_LATER_KEYS: Final = {"cron": "cron"}
 
 #: Places of values that do not come from the function's own table; no TOML key of a user reaches them.
 _NAME_SLOT: Final = "\0name"
@@ -123,11 +123,12 @@ def _functions(tables: object, folder: Path, faults: list[str]) -> dict[str, Fun
         if not isinstance(table, dict):
             faults.append(f"{path} must be a table, not {values.shown(table)}: write [{path}]")
             continue
-        later = [f"{path}.{key}: {what} {values.LATER}" for key, what in _LATER_KEYS.items() if key in table]
-        faults.extend(later)
-        own = {key: value for key, value in table.items() if key not in _LATER_KEYS}
+        own = {key: value for key, value in table.items() if key != "cron"}
         function = _table(Function, {**own, _NAME_SLOT: name, _FOLDER_SLOT: folder}, path, faults)
+        cron = read_table(table.get("cron", {}))
+        faults.extend(f"{path}.cron{fault}" for fault in cron.faults)
         if function is not None:
+            function = attrs.evolve(function, cron=cron.schedules)
             faults.extend(f"{path}.{fault}" for fault in _contradictions(function, own))
             functions[name] = function
     return functions
@@ -145,6 +146,12 @@ def _contradictions(function: Function, table: Mapping[str, object]) -> list[str
         faults.append('limits belongs to sandbox = "basic" and this is "none"')
     if function.retry.pause_s > function.retry.longest_pause_s:
         faults.append("retry: pause is longer than longest_pause")
+    if not function.state:
+        for schedule in function.cron.values():
+            if schedule.key is not None:
+                faults.append(
+                    f"cron.{schedule.name}.key belongs to a function with state = true: leave it out"
+                )
     processes = function.processes
     if processes.min > processes.max:
         faults.append(f"processes: min = {processes.min} is more than max = {processes.max}")

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Final
 
 from inversion import __version__
+from inversion.delivery.cron import Cron, Shown
 from inversion.delivery.dispatcher import Dispatcher
 from inversion.http.admin import FunctionReport
 from inversion.http.server import Server
@@ -36,6 +37,18 @@ _BACKLOG: Final[Sequence[tuple[str, str, Callable[[Backlog], float]]]] = (
 )
 
 
+#: The same of a schedule.
+_SCHEDULE: Final[Sequence[tuple[str, str, Callable[[Shown], float]]]] = (
+    ("cron_next_seconds", "When a schedule is due next, since 1970; 0: never.", lambda shown: shown.next_s),
+    (
+        "cron_fired_seconds",
+        "When a schedule was last fired, since 1970; 0: never.",
+        lambda shown: shown.fired_s,
+    ),
+    ("cron_lag_seconds", "How long a schedule is due and not yet fired.", lambda shown: shown.lag_s),
+)
+
+
 def metrics_of(
     counters: Counters,
     store: PostgresStore,
@@ -44,6 +57,7 @@ def metrics_of(
     held: Held,
     servers: Callable[[], Sequence[Server]],
     dispatcher: Dispatcher,
+    cron: Cron,
 ) -> Metrics:
     """The node's metrics; `servers` is asked late, for the doors open last."""
     metrics = Metrics(counters, version=__version__)
@@ -60,6 +74,12 @@ def metrics_of(
     metrics.gauge("publications_held", publications, lambda: dispatcher.publications)
     for name, text, read in _BACKLOG:
         metrics.gauges(name, text, "function", backlog(read))
+
+    def schedules(read: Callable[[Shown], float]) -> Callable[[], Mapping[str, float]]:
+        return lambda: {name: read(each) for name, each in cron.shown.items()}
+
+    for name, text, of_schedule in _SCHEDULE:
+        metrics.gauges(name, text, "schedule", schedules(of_schedule))
 
     def refusals() -> Mapping[str, float]:
         return {

@@ -269,6 +269,13 @@ def cut_effects(text: bytes) -> list[CutEffect]:
         raise NotCut(str(error)) from None
 
 
+def plain(text: bytes) -> object:
+    """Checked JSON as plain values. Raises RequestRefused."""
+    check_part(text)
+    value: object = orjson.loads(text)
+    return value
+
+
 def plain_object(text: bytes) -> dict[str, object] | None:
     """A JSON object as plain values; None: it is something else, or no JSON at all."""
     try:

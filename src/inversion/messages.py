@@ -16,6 +16,7 @@ import attrs
 
 from inversion.effects import Effect
 from inversion.errors import FunctionError, InversionError
+from inversion.protocol import schedules
 
 
 class Step(Enum):
@@ -280,6 +281,7 @@ class Hello:
     cancel: bool = False
     integers: int = 64  #: 53: larger integers are refused before they reach it
     handlers: Mapping[str, Handler] | None = None  #: None: it did not say, any name goes
+    cron: schedules.Read = schedules.NONE
     readers: frozenset[str] = attrs.field(init=False)  #: handlers that must not change the state
 
     @readers.default

@@ -65,6 +65,20 @@ def test_where_all_is_well_it_ends_with_0(project: Path) -> None:
     assert not (project / ".inversion").exists()
 
 
+def test_schedules_are_said_with_when_they_are_due_and_what_they_lack(project: Path) -> None:
+    declared = '[{"name":"own","schedule":"0 4 * * *","handler":"x"},{"name":"bad","schedule":"@daily"}]'
+    hello = f'{{"hello":{{"protocol":1,"handlers":{{"call":{{}}}},"cron":{declared}}}}}'
+    (project / "f.py").write_text(f"print({hello!r}, flush=True)\ninput()\n")
+    cron = 'cron.yearly = { schedule = "0 0 1 1 *", zone = "Asia/Tokyo" }\n'
+    (project / "inversion.toml").write_text(f"[functions.f]\n{PYTHON}{cron}")
+    code, found = doctor(project)
+    assert code == 0
+    assert found["cron f/yearly"]["sentence"].startswith("0 0 1 1 *, Asia/Tokyo; due next 20")
+    assert found["cron f/yearly"]["sentence"].endswith("-12-31T15:00:00Z")
+    assert found["cron f/own"]["sentence"] == "the function has no handler 'x'; it has: call"
+    assert found["cron f"]["sentence"].startswith("its hello: cron.bad.schedule must be five fields")
+
+
 def test_for_people_each_finding_is_a_line(project: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "inversion", "doctor", ".", "--port", "0", "--admin-port", "0"],

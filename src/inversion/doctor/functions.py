@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from time import perf_counter
+from collections.abc import Iterator
+from time import perf_counter, time
 from typing import Final
 
 import trio
 
-from inversion.config import Config
-from inversion.doctor.finding import Finding, Verdict
+from inversion.config import Config, Function
+from inversion.doctor.finding import Finding, Verdict, ok, warn
+from inversion.messages import SILENT, Hello
 from inversion.observe.metrics import Counters
 from inversion.processes.supervisor import Supervisor
+from inversion.protocol.cron import next_after, words_of
+from inversion.protocol.schedules import misfit
 from inversion.watch import Watch
 
 #: An interpreter and its libraries are up in a second or two; what is silent longer may say no hello at all.
@@ -31,8 +35,9 @@ async def examine(config: Config) -> list[Finding]:
             await supervisor.first_words(_PATIENCE_S)
             reports = supervisor.reports()
             heard = {name for name, pool in supervisor.pools.items() if pool.known.is_set()}
+            hellos = {name: pool.hello for name, pool in supervisor.pools.items()}
             nursery.cancel_scope.cancel()
-    return [
+    findings = [
         Finding(
             f"function {name}",
             Verdict.OK if well else Verdict.FAIL,
@@ -41,6 +46,23 @@ async def examine(config: Config) -> list[Finding]:
         )
         for name, well, sentence in reports
     ]
+    for function in config.functions.values():
+        findings += _schedules(function, hellos[function.name] or SILENT)
+    return findings
+
+
+def _schedules(function: Function, hello: Hello) -> Iterator[Finding]:
+    """When each is due next, by this host's clock."""
+    for fault in hello.cron.faults:
+        yield warn(f"cron {function.name}", f"its hello: cron{fault}", "correct what the function declares")
+    for schedule in {**hello.cron.schedules, **function.cron}.values():
+        name = f"cron {function.name}/{schedule.name}"
+        if (why := misfit(schedule, stateful=function.state, handlers=hello.handlers)) is not None:
+            yield warn(name, why, "correct its key or its handler: its messages will be dead letters")
+            continue
+        next_s = next_after(schedule.expression, schedule.zone, int(time()))
+        due = "never" if next_s is None else words_of(next_s)
+        yield ok(name, f"{schedule.expression}, {schedule.zone}; due next {due}")
 
 
 async def _sweep(supervisor: Supervisor) -> None:

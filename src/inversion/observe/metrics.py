@@ -97,6 +97,8 @@ class Counters:
     messages_dead: int = 0  #: dead letters
     messages_published: int = 0  #: made for subscribers of topics
     publications: int = 0  #: that all their subscribers have
+    cron_fired: int = 0  #: messages that schedules were
+    cron_faults: int = 0  #: schedules in hellos that will not do
 
     @classmethod
     def of(cls, functions: Iterable[str]) -> Counters:
@@ -123,6 +125,8 @@ _NODE_HELP: Final = {
     "messages_dead": "Messages that became dead letters.",
     "messages_published": "Messages made for the subscribers of topics.",
     "publications": "Publications of which each subscriber has its message.",
+    "cron_fired": "Messages that this node fired by schedules.",
+    "cron_faults": "Schedules that functions declare and that cannot be kept.",
 }
 _FUNCTION_HELP: Final = {
     "failed_answers": "Answers that were the function's own error.",

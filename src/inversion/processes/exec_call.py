@@ -30,6 +30,7 @@ from inversion.processes.child import (
 )
 from inversion.processes.flight import Flight
 from inversion.processes.log_lines import TAIL_BYTES, LogLine
+from inversion.protocol import cron
 from inversion.watch import WRITABLE, Watch
 
 
@@ -247,6 +248,10 @@ def _context(message: MessageIn) -> Mapping[str, str]:
         env["INVERSION_VERSION"] = str(message.state.version)
     if request.trace is not None:
         env["INVERSION_TRACE"] = request.trace
+    if (delivery := request.delivery) is not None and delivery.sender.startswith(cron.SENDER):
+        schedule, instant = cron.meta_of(delivery.sender, delivery.sender_version)
+        env["INVERSION_CRON"] = schedule
+        env["INVERSION_SCHEDULED"] = instant
     return env
 
 

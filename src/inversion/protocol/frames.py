@@ -18,7 +18,9 @@ from inversion.config import Limits
 from inversion.effects import Forward
 from inversion.errors import Code, EffectsRefused, FunctionError, Overrun, RequestRefused, RuntimeBroken
 from inversion.messages import Answer, Change, Handler, Hello, MessageIn, MessageOut, Request
+from inversion.protocol import cron
 from inversion.protocol.effects import read_effects
+from inversion.protocol.schedules import read_declared
 
 #: How much of an over-long line is kept: an id stands there, or the line belongs to nobody.
 HEAD_BYTES: Final = 256
@@ -118,11 +120,17 @@ def encode_message_in(message: MessageIn) -> bytes:
 
 def _ctx(request: Request) -> str:
     trace = "" if request.trace is None else f'"trace":{json_text.quote(request.trace).decode()},'
-    if request.delivery is not None and request.delivery.answers is not None:
-        trace += f'"reply_to":{json_text.quote(request.delivery.answers).decode()},'
+    meta = ""
+    delivery = request.delivery
+    if delivery is not None:
+        if delivery.answers is not None:
+            trace += f'"reply_to":{json_text.quote(delivery.answers).decode()},'
+        elif delivery.sender.startswith(cron.SENDER):
+            schedule, instant = cron.meta_of(delivery.sender, delivery.sender_version)
+            meta = f'"cron":"{schedule}","scheduled":"{instant}"'
     return (
         f'"handler":"{request.handler}","attempt":{request.attempt},"now":"{request.now}",'
-        f'"deadline":"{request.deadline}","seed":"{request.seed}",{trace}"meta":{{}}'
+        f'"deadline":"{request.deadline}","seed":"{request.seed}",{trace}"meta":{{{meta}}}'
     )
 
 
@@ -141,8 +149,6 @@ def read_hello(text: bytes) -> Hello:
         raise _broken(f"its hello asks for protocol {said.protocol}; this host speaks {PROTOCOL_VERSION}")
     if said.pipeline < 1 or said.batch < 1 or said.integers not in (53, 64):
         raise _broken("its hello needs pipeline >= 1, batch >= 1 and integers 53 or 64")
-    if (json_text.raw(said.cron) or b"[]") not in (b"[]", b"null"):
-        raise _broken("its hello declares cron, which comes with a later release: leave it out")
     handlers = None
     if isinstance(said.handlers, dict):
         handlers = {name: Handler(name, cut.reads_only) for name, cut in said.handlers.items()}
@@ -153,6 +159,7 @@ def read_hello(text: bytes) -> Hello:
         cancel=said.cancel,
         integers=said.integers,
         handlers=handlers,
+        cron=read_declared(json_text.raw(said.cron) or b"null"),
     )
 
 

@@ -86,14 +86,21 @@ def concerned(
 class Difference:
     """From one config to the next."""
 
-    renewed: Sequence[str]  #: added, or changed in any way
+    renewed: Sequence[str]  #: added, or changed in what its processes are
+    rescheduled: Sequence[str]  #: its schedules changed
     removed: Sequence[str]
     needs_restart: Sequence[str]  #: keys whose new values nothing takes up while it runs
 
 
 def difference(old: Config, new: Config, started: Config) -> Difference:
     """What takes effect at once, and what does not (and is not what the node was started with)."""
-    renewed = [name for name, each in new.functions.items() if old.functions.get(name) != each]
+    renewed, rescheduled = [], []
+    for name, each in new.functions.items():
+        before = old.functions.get(name)
+        if before is None or attrs.evolve(before, cron=each.cron) != each:
+            renewed.append(name)
+        if before is not None and before.cron != each.cron:
+            rescheduled.append(name)
     removed = [name for name in old.functions if name not in new.functions]
     restart = []
     for table in ("limits", "http"):
@@ -102,7 +109,7 @@ def difference(old: Config, new: Config, started: Config) -> Difference:
             value = getattr(after, name)
             if value not in (getattr(getattr(old, table), name), getattr(getattr(started, table), name)):
                 restart.append(f"{table}.{name.removesuffix('_bytes')}")
-    return Difference(renewed, removed, restart)
+    return Difference(renewed, rescheduled, removed, restart)
 
 
 class Restless:

@@ -138,6 +138,12 @@ class Reloader:
             _log.warning(f"{self._origin.file.name}: {key} has changed: it needs a restart")
         for name in difference.renewed:
             self._stale[name] = f"{self._origin.file.name} changed"
+        for name in difference.rescheduled:
+            if name in self._functions:  # also where the rest of it waits for new code to start
+                self._functions[name] = attrs.evolve(
+                    self._functions[name], cron=self._wanted.functions[name].cron
+                )
+                _log.info(f"schedules of {name} changed")
         for name in difference.removed:
             self._stale.pop(name, None)
             if self._functions.pop(name, None) is not None:

@@ -154,6 +154,15 @@ BURY_TIMER: Final = statement(_QUERIES["bury_timer"])
 FAN_OUT: Final = statement(_QUERIES["fan_out"])
 #: text[] functions -> (ordinal int8, due int8, messages int8, timers int8, lag in ms int8), up to 10,000.
 BACKLOG: Final = statement(_QUERIES["backlog"])
+#: text[] functions, names, rules: known from now on.
+ADOPT_SCHEDULES: Final = statement(_QUERIES["adopt_schedules"])
+#: text[] functions, names -> (ordinal, last, fired and now in seconds; int8) of those that are known.
+LOOK_AT_SCHEDULES: Final = statement(_QUERIES["look_at_schedules"])
+#: function, name, last int8, new last int8, key, sender, handler, body, int8[] instants, text[] ids -> a row
+#: where it was this call that fired.
+FIRE_SCHEDULE: Final = statement(_QUERIES["fire_schedule"])
+KEEP_SCHEDULES: Final = statement(_QUERIES["keep_schedules"])
+FORGET_SCHEDULES: Final = statement(_QUERIES["forget_schedules"])
 #: text[] functions, keys, ids -> (ordinal int8, hash, turn, version int8, status int8, content type, body).
 RECORDED: Final = statement(_QUERIES["recorded"])
 #: int8 milliseconds of retention -> a row for each record that was deleted, at most 1,000.

@@ -568,6 +568,55 @@ SELECT f.at,
                  ORDER BY t.due_at LIMIT 1))) * 1000)::int8)
   FROM unnest($1::text[]) WITH ORDINALITY AS f (function, at);
 
+-- name: adopt_schedules
+INSERT INTO inversion.cron AS c (function, name, rule, last_at, seen_at)
+SELECT s.function, s.name, s.rule, date_trunc('second', now()), now()
+  FROM unnest($1::text[], $2::text[], $3::text[]) AS s (function, name, rule)
+ ORDER BY s.function COLLATE "C", s.name COLLATE "C"
+    ON CONFLICT (function, name) DO UPDATE
+   SET last_at = CASE WHEN c.rule = excluded.rule THEN c.last_at ELSE excluded.last_at END,
+       rule = excluded.rule, seen_at = excluded.seen_at;
+
+-- name: look_at_schedules
+SELECT s.at, floor(extract(epoch FROM c.last_at))::int8, coalesce(floor(extract(epoch FROM c.fired_at)), 0)::int8,
+       floor(extract(epoch FROM now()))::int8
+  FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS s (function, name, at)
+  JOIN inversion.cron AS c ON c.function = s.function AND c.name = s.name;
+
+-- name: fire_schedule
+-- Who comes second finds the row locked or moved, and does nothing. An instant whose message still waits
+-- (somebody has set last_at back) is not doubled.
+WITH won AS MATERIALIZED (
+    SELECT c.function, c.name
+      FROM inversion.cron AS c
+     WHERE c.function = $1::text AND c.name = $2::text AND floor(extract(epoch FROM c.last_at))::int8 = $3::int8
+       AND to_timestamp($4::int8) <= now()
+       FOR UPDATE SKIP LOCKED
+), born AS (
+    INSERT INTO inversion.message (function, key, sender, sender_version, seq, id, handler, body, hops, attempt,
+                                   failures, due_at, born_at)
+    SELECT w.function, $5::text, $6::text, b.instant, 0, b.id, $7::text, $8::text, 0, 0, 0, now(), now()
+      FROM won AS w
+     CROSS JOIN unnest($9::int8[], $10::text[]) AS b (instant, id)
+        ON CONFLICT (function, key, sender, sender_version, seq) DO NOTHING
+    RETURNING 1
+)
+UPDATE inversion.cron AS c
+   SET last_at = to_timestamp($4::int8),
+       fired_at = CASE WHEN EXISTS (SELECT 1 FROM born) THEN now() ELSE c.fired_at END
+  FROM won AS w
+ WHERE c.function = w.function AND c.name = w.name
+RETURNING 1;
+
+-- name: keep_schedules
+UPDATE inversion.cron AS c
+   SET seen_at = now()
+  FROM unnest($1::text[], $2::text[]) AS s (function, name)
+ WHERE c.function = s.function AND c.name = s.name AND c.seen_at < now() - interval '1 hour';
+
+-- name: forget_schedules
+DELETE FROM inversion.cron AS c WHERE c.seen_at < now() - interval '30 days';
+
 -- name: recorded
 SELECT n.at, r.hash, r.turn, r.version, r.status, r.content_type, r.body
   FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS n (function, key, id, at)
