@@ -224,7 +224,7 @@ def test_a_bad_command_is_a_sentence(tmp_path: Path, command: str, sentence: str
     [
         ('mode = "cgi"', 'mode = "cgi"'),
         ('sandbox = "strict"', 'sandbox = "strict"'),
-        ('[retention]\noutputs = "24h"', "retention.outputs"),
+        ('[retention]\ntombstones = "7d"', "retention.tombstones"),
     ],
 )
 def test_what_a_later_release_brings_is_refused_and_never_ignored(

@@ -47,6 +47,8 @@ The modules in reading order. A module imports only what stands above it in this
     state.committer     gathers commits into one statement
     state.loader        gathers loads, checks and reads
     state.sweeper       forgets what nobody may ask for any more
+    state.sending       gathers messages from outside into one statement
+    state.outputs       their answers: looked up, waited for
     state.store         loads and commits in batches
     state.outbox        claims, leases, pauses and dead letters of messages
     state.publications  from what was published to a message for each subscriber
@@ -73,11 +75,14 @@ The modules in reading order. A module imports only what stands above it in this
     delivery.fan_out    what was published, to its subscribers
     delivery.dispatcher messages from the outbox to the mailboxes
     delivery.cron       looks what is due of the schedules, and fires it
+    sends               admission of messages from outside
     http.framing        where one request ends; what is refused
     http.service        what the connections of one server share
     http.connection     one socket, one walk, requests in order
     http.problem        errors as problem+json
     http.server         listeners, limits, sweeping of slow clients
+    http.asked          what a request asks for by its path and its fields
+    http.sending        sends, outputs and cancellations over HTTP
     http.routes         the ingress: /v1/call, /v1/state
     http.admin          the admin door
     embedded.binaries   which PostgreSQL

@@ -39,7 +39,10 @@ from inversion.observe.metrics import Counters
 from inversion.opening import Options, listen, open_database, start_error, url_of
 from inversion.processes.supervisor import Supervisor
 from inversion.reload.reloader import Reloader
+from inversion.sends import Sends
+from inversion.state.outputs import Outputs
 from inversion.state.store import PostgresStore
+from inversion.state.sweeper import Kept
 from inversion.watch import Watch
 
 #: How often deadlines are looked at: fine enough for a person, 1 % of a core at full queues.
@@ -114,7 +117,7 @@ class _Node:
             database.conninfo,
             self._config.limits,
             self._watch,
-            keys_s=self._config.retention.keys_s,
+            kept=Kept(self._config.retention.keys_s, self._config.retention.outputs_s),
             log=_log.warning,
             counters=self._counters,
         )
@@ -126,7 +129,9 @@ class _Node:
         self._dispatcher = Dispatcher(
             database.conninfo, self._functions, self._office, pools, self._counters, self._store.knocking
         )
-        self._store.births = self._dispatcher
+        self._store.births = self._store.sender.births = self._dispatcher
+        self._outputs = Outputs(database.conninfo, self._store.knocking)
+        self._dispatcher.hint = self._outputs.hint
         self._cron = Cron(
             database.conninfo,
             self._functions,
@@ -139,6 +144,7 @@ class _Node:
         self._nursery.start_soon(self._sweep)
         self._open_doors(listeners)
         self._nursery.start_soon(self._deliver)
+        self._nursery.start_soon(self._outputs.run)
         await self._supervisor.first_words(_HELLO_PATIENCE_S)
         if (origin := self._options.reload) is not None:
             reloader = Reloader(self._config, origin, self._functions, self._supervisor, self._office)
@@ -178,6 +184,7 @@ class _Node:
         limits = self._config.limits
         pools = self._supervisor.pools
         self._calls = calls = Calls(self._functions, self._office, pools, self._store, self._counters)
+        sends = Sends(calls, self._store.sender, self._outputs)
         held = Held(limits.in_flight_bytes)
         metrics = metrics_of(
             self._counters,
@@ -190,9 +197,12 @@ class _Node:
             self._cron,
         )
         sources = Sources(self._not_ready, metrics.text, partial(function_reports, self._supervisor))
-        admin = partial(Admin, calls, sources, token=self._options.admin_token, tally=self._tally)
+        admin = partial(Admin, calls, sources, sends, token=self._options.admin_token, tally=self._tally)
         ingress = Ingress(
-            calls, read_state=self._options.dev or self._config.http.read_state, tally=self._tally
+            calls,
+            sends,
+            read_state=self._options.dev or self._config.http.read_state,
+            tally=self._tally,
         )
         shares = self._options.doors is not None
         applications: Sequence[Application] = (ingress, admin(), admin(trusted=True))
@@ -229,6 +239,7 @@ class _Node:
             self._supervisor.sweep(now_s)
             self._office.sweep(now_s)
             self._store.sweep(now_s)
+            self._outputs.sweep(now_s)
             logs.sweep()
             tidying.sweep(now_s)
 
@@ -267,6 +278,7 @@ class _Node:
         limit_s = self._config.limits.drain_s
         until_s = trio.current_time() + limit_s
         self._dispatcher.drain()
+        self._outputs.drain()
         self.drained = await answer_all(
             self._calls, self._office, self._store, self._servers, self._doors_closed, limit_s
         )

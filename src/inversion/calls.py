@@ -102,7 +102,7 @@ class Calls:
         now_ms = time_ns() // 1_000_000
         found = self.function(function)
         if found.mode is _LINES:
-            body = self._admit(found, handler, body)
+            body = self.admit(found, handler, body)
         allowed_s = found.timeout_s if timeout_s is None else min(found.timeout_s, timeout_s)
         caller = _Caller()
         # By place, which costs half of what names do: id, address, handler, body, content_type, received_s,
@@ -147,7 +147,8 @@ class Calls:
         found = self.function(function)
         return await self._states.read_state(Address(function, key), perf_counter() + found.timeout_s)
 
-    def _admit(self, function: Function, handler: str, body: bytes) -> bytes:
+    def admit(self, function: Function, handler: str, body: bytes) -> bytes:
+        """A JSON body as the function may get it. Raises RequestRefused."""
         hello = self._pools[function.name].hello
         checked = json_text.check(body) if body else b"null"
         if hello is not None:

@@ -136,6 +136,7 @@ class Http:
 @attrs.frozen(slots=True)
 class Retention:
     keys_s: float = 86_400.0  #: an answer to an Idempotency-Key: longer than anybody retries
+    outputs_s: float = 86_400.0  #: an answer to a send
 
 
 @attrs.frozen(slots=True)

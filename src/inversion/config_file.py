@@ -44,7 +44,7 @@ _LINES_ONLY: Final = ("hello", "channel", "correlate", "strict", "rerun", "idle"
 _EXEC_ONLY: Final = ("output", "exit")
 
 #: What interface.md promises and nothing honours yet.
-_LATER_RETENTIONS: Final = ("outputs", "tombstones")
+_LATER_RETENTIONS: Final = ("tombstones",)
 
 #: Places of values that do not come from the function's own table; no TOML key of a user reaches them.
 _NAME_SLOT: Final = "\0name"
@@ -237,7 +237,10 @@ _SHAPES: Final[dict[type, dict[str, tuple[str, Callable[[object], object] | None
         "longest_pause_s": ("longest_pause", values.duration(zero=True)),
     },
     Http: {"read_state": ("read_state", values.boolean)},
-    Retention: {"keys_s": ("keys", values.duration(zero=False))},
+    Retention: {
+        "keys_s": ("keys", values.duration(zero=False)),
+        "outputs_s": ("outputs", values.duration(zero=False)),
+    },
     Function: {
         "name": (_NAME_SLOT, lambda name: name),
         "folder": (_FOLDER_SLOT, lambda folder: folder),

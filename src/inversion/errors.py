@@ -43,6 +43,7 @@ class Code(Enum):
     METHOD = ("method", 405)
     SLOW_REQUEST = ("slow_request", 408)
     KEY_IN_FLIGHT = ("key_in_flight", 409)
+    TOO_LATE = ("too_late", 409)
     VERSION_MISMATCH = ("version_mismatch", 412)
     BODY_TOO_LARGE = ("body_too_large", 413)
     TARGET_TOO_LONG = ("target_too_long", 414)

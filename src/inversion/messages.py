@@ -43,6 +43,13 @@ class Address(NamedTuple):
     key: str | None
 
 
+class Receipt(NamedTuple):
+    """Where the answer to a message from outside is found: as an output of its target."""
+
+    target: Address
+    id: str
+
+
 @attrs.frozen(slots=True)
 class Condition:
     """What must be true of the state before a call: If-Match or If-None-Match."""
@@ -95,7 +102,8 @@ class Delivery:
     @property
     def outside(self) -> bool:
         """Sent by nobody who could get an answer: the answer is kept for whoever asks."""
-        return self.sender.startswith("-/")
+        function, _, key = self.sender.partition("/")
+        return function == "-" or key == "-"  # a timer that came by /v1/send is of an entity without a key
 
 
 @attrs.define(slots=True, eq=False)
@@ -228,6 +236,7 @@ class Answer:
     changed: bool = False  #: this message put or deleted the state: a version of its own
     refusal: InversionError | None = None  #: ours: its condition did not hold, the function was not asked
     effects: Sequence[Effect] = ()  #: carried out when, and only if, the turn is committed
+    elsewhere: Receipt | None = None  #: forwarded: the answer will be found there
 
 
 @attrs.define(slots=True, eq=False)
@@ -260,6 +269,7 @@ class Response:
     function_error: FunctionError | None = None
     marks: Sequence[float] = ()  #: when each of the turn's finished steps ended, in their order
     replayed: bool = False  #: it is the recorded answer to an earlier request with the same key
+    elsewhere: Receipt | None = None  #: the answer comes from there; with an error: it may still come
 
 
 @attrs.frozen(slots=True)

@@ -2,7 +2,7 @@
 
 import psycopg
 
-from inversion.state.sweeper import sweep
+from inversion.state.sweeper import KEPT, sweep
 
 INSERT = """
     INSERT INTO inversion.request
@@ -21,14 +21,14 @@ async def test_only_what_is_older_than_the_retention_is_deleted(database_url):
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute(INSERT, (25, 1, 2_500))
         connection.execute(INSERT, (23, 2_501, 2_502))
-        assert await sweep(database_url, 24 * 3600) == 2_500
+        assert await sweep(database_url, KEPT) == 2_500
         assert left(connection) == {"c:2501", "c:2502"}
-        assert await sweep(database_url, 24 * 3600) == 0
+        assert await sweep(database_url, KEPT) == 0
 
 
 async def test_rows_that_another_node_sweeps_are_left_to_it(database_url):
     with psycopg.connect(database_url) as connection, psycopg.connect(database_url, autocommit=True) as other:
         other.execute(INSERT, (25, 1, 3))
         connection.execute("SELECT 1 FROM inversion.request WHERE id = 'c:2' FOR UPDATE")
-        assert await sweep(database_url, 24 * 3600) == 2
+        assert await sweep(database_url, KEPT) == 2
         assert left(other) == {"c:2"}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from time import perf_counter, time_ns
 from typing import Final, assert_never
@@ -27,7 +27,7 @@ from inversion.delivery.pace import Pace
 from inversion.errors import Code, InversionError, RequestRefused
 from inversion.ids import new_id, new_turn_id
 from inversion.mailbox import PostOffice
-from inversion.messages import Delivery, Request, Response
+from inversion.messages import Address, Delivery, Request, Response
 from inversion.names import TOPIC
 from inversion.observe import logs
 from inversion.observe.metrics import Counters
@@ -74,6 +74,7 @@ class Dispatcher:
         knocking: Knocking,
     ) -> None:
         self.node = new_turn_id()
+        self.hint: Callable[[Address, str], None] = lambda target, id_: None  #: told of answers to outside
         self.backlog: Mapping[str, Backlog] = {}
         self._conninfo = conninfo
         self._functions = functions  # a reload changes it
@@ -188,6 +189,7 @@ class Dispatcher:
             burial = self._burials[0]
             if await outbox.bury(burial):
                 self._note_dead(burial.delivery, burial.error)
+                self.hint(burial.delivery.target, burial.delivery.id)
             del self._burials[0]
 
     async def _renew(self, outbox: Outbox, now_s: float) -> None:
@@ -303,6 +305,8 @@ class Dispatcher:
             delivery = held.delivery
             if said is not None and delivery.reply_to is None and not delivery.outside:
                 self._note_dead(delivery, last_words.of_answer(said, UNASKED))
+            if delivery.outside:
+                self.hint(delivery.target, delivery.id)
             self._settle(held, None)
         elif fails(error):
             counters.messages_failed += 1

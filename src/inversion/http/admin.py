@@ -18,8 +18,10 @@ import attrs
 
 from inversion import ids, json_text
 from inversion.errors import Code, InversionError, RequestRefused
+from inversion.http.asked import MethodRefused
 from inversion.http.framing import HttpRequest
-from inversion.http.routes import Calls, Ingress, MethodRefused
+from inversion.http.routes import Calls, Ingress
+from inversion.http.sending import Sends
 from inversion.http.service import HttpResponse
 from inversion.messages import Hello
 from inversion.observe.metrics import CONTENT_TYPE as METRICS_TYPE
@@ -102,13 +104,14 @@ class Admin:
         self,
         calls: Calls,
         sources: Sources,
+        sends: Sends | None = None,
         *,
         token: str | None,
         trusted: bool = False,
         hosts: Collection[str] = (),
         tally: Callable[[Code], None] = lambda code: None,
     ) -> None:
-        self._ingress = Ingress(calls, read_state=True, tally=tally)
+        self._ingress = Ingress(calls, sends, read_state=True, tally=tally)
         self._sources = sources
         self._keeper = Doorkeeper(token, trusted=trusted, hosts=hosts)
 

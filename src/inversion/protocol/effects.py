@@ -190,27 +190,29 @@ def _send(cut: json_text.CutSend, sender: Address, limits: Limits) -> Send:
     function, key, handler, message = _target(cut, ".send", sender, limits)
     delay_ms = at = name = None
     if isinstance(cut.delay, str | int | float):
-        delay_ms = _delay_ms(cut.delay)
+        delay_ms = read_delay_ms(cut.delay, ".send.delay")
     if isinstance(cut.at, str):
         if delay_ms is not None or cut.delay is not json_text.UNSET:
             raise ValueError(".send has both `delay` and `at`: one of them says when")
-        at = _time(cut.at)
+        at = read_time(cut.at, ".send.at")
     if isinstance(cut.name, str):
         name = _timer(cut.name, ".send.name")
     return Send(function, key, handler, message, delay_ms, at, name, _reply_to(cut.reply_to, ".send"))
 
 
-def _delay_ms(value: str | int | float) -> int | None:
+def read_delay_ms(value: str | int | float, where: str) -> int | None:
+    """A delay; None: there is none. Raises ValueError with a sentence that begins with `where`."""
     try:
         seconds = duration_s(value)
     except ValueError as fault:
-        raise ValueError(f".send.delay {fault}") from None
+        raise ValueError(f"{where} {fault}") from None
     if seconds > _MAX_DELAY_S:
-        raise ValueError(f".send.delay is more than a hundred years: {shown(value)}")
+        raise ValueError(f"{where} is more than a hundred years: {shown(value)}")
     return round(seconds * 1_000) or None
 
 
-def _time(text: str) -> str:
+def read_time(text: str, where: str) -> str:
+    """RFC 3339 as the database reads it: UTC with microseconds. Raises ValueError as above."""
     parts = _TIME.fullmatch(text)
     try:
         if parts is None:
@@ -220,7 +222,7 @@ def _time(text: str) -> str:
         moment = datetime.fromisoformat(f"{day}T{time}.{fraction[:6]:0<6}{offset}").astimezone(UTC)
     except (ValueError, OverflowError):
         advice = 'must be a time with its offset, such as "2026-11-24T02:11:00Z"'
-        raise ValueError(f".send.at {advice}, not {shown(text)}") from None
+        raise ValueError(f"{where} {advice}, not {shown(text)}") from None
     return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 

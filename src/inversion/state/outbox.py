@@ -156,6 +156,7 @@ class Outbox:
             burial.error,
             reply,
             burial.reply_id.encode(),
+            burial.status.to_bytes(8, "big"),
         ]
         return bool((await self._connection.execute(sql.BURY_TIMER, parameters)).count)
 

@@ -9,7 +9,7 @@ import attrs
 
 from inversion import json_text
 from inversion.errors import Code, RequestRefused
-from inversion.messages import Address, Answer, Idempotency, Recorded, State, Turn
+from inversion.messages import Address, Answer, Idempotency, Receipt, Recorded, State, Turn
 from inversion.state import arrays, sql
 from inversion.state.consequence_rows import Consequences, arrays_of, plain_arrays_of
 from inversion.state.postgres import Rows
@@ -18,6 +18,8 @@ from inversion.state.postgres import Rows
 STATELESS_KEY: Final = b"-"
 #: What the id of the record of a message's answer begins with.
 OUTPUT: Final = "m:"
+#: The status of a record that says where the answer will be: the request was forwarded.
+ELSEWHERE: Final = 307
 #: The content type under which a refusal of ours is kept, the one there is: a condition that did not hold.
 _OURS: Final = b"application/problem+json"
 
@@ -176,7 +178,9 @@ def records_of(
 
 def _record(asked: Idempotency, answer: Answer, version: int, content_type: str) -> Record:
     kind = content_type.encode()
-    if answer.refusal is not None:
+    if answer.elsewhere is not None:
+        status, kind, body = ELSEWHERE, b"application/json", _words_of(answer.elsewhere)
+    elif answer.refusal is not None:
         status, kind, body = answer.refusal.code.status, _OURS, answer.refusal.detail.encode()
     elif answer.error is not None:
         status, body = answer.error.status, json_text.encode_error(answer.error)
@@ -189,7 +193,21 @@ def _answer(status: int, kind: bytes, body: bytes) -> Answer:
     """What `_record` made a record of."""
     if kind == _OURS:
         return Answer(refusal=RequestRefused(Code.VERSION_MISMATCH, body.decode()))
+    if status == ELSEWHERE:
+        return Answer(elsewhere=receipt_of(body))
     return Answer(body) if status == 200 else Answer(error=json_text.decode_error(body, status))
+
+
+def _words_of(receipt: Receipt) -> bytes:
+    function, key = receipt.target
+    return json_text.encode({"function": function, "key": key, "id": receipt.id})
+
+
+def receipt_of(text: bytes) -> Receipt:
+    """What `_words_of` put into words."""
+    told = json_text.plain_object(text) or {}
+    key = told.get("key")
+    return Receipt(Address(str(told.get("function")), None if key is None else str(key)), str(told.get("id")))
 
 
 class KeyedRequest(NamedTuple):

@@ -32,7 +32,8 @@ from inversion.state.loader import Loader, Loading, Read, Readers
 from inversion.state.postgres import Connection, StatementFailed
 from inversion.state.resolver import Resolver
 from inversion.state.rows import STATELESS_KEY, Check, Commit, records_of
-from inversion.state.sweeper import sweep_for_ever
+from inversion.state.sending import Sender
+from inversion.state.sweeper import KEPT, Kept, sweep_for_ever
 from inversion.watch import Watch
 
 #: Members of an Enum are looked up slowly, and this is for each turn.
@@ -56,12 +57,12 @@ class PostgresStore:
         *,
         loaders: int = 1,
         committers: int = 2,
-        keys_s: float = 86_400.0,
+        kept: Kept = KEPT,
         log: Log = _quiet,
         counters: Counters | None = None,
     ) -> None:
         self._conninfo = conninfo
-        self._keys_s = keys_s  #: how long answers to keyed requests are kept
+        self._kept = kept
         self._limits = limits
         self._log = log
         self._counters = counters or Counters()
@@ -80,6 +81,7 @@ class PostgresStore:
         self._loads: GatheredGate[Loading, State] = GatheredGate(watch.later)
         self._commits: GatheredGate[Commit, None] = GatheredGate(watch.later)
         self._readers = Readers(self._loads)
+        self.sender = Sender(lane((sql.SEND, sql.RECORDED)), GatheredGate(watch.later), limits.queue.function)
         self.births: Births | None = None  #: who runs messages at once that are born here; None: nobody
         self._looked_s = 0.0
         self._newer: Sequence[str] = ()  #: migrations that this release does not know
@@ -119,13 +121,15 @@ class PostgresStore:
                     committer = Committer(lane, self._commits, self._resolver, self._counters)
                     gatherers.start(committer.run(bridge))
                 gatherers.start(self._resolver.run(bridge))
-                nursery.start_soon(sweep_for_ever, self._conninfo, self._keys_s, self._log)
+                gatherers.start(self.sender.run(bridge))
+                nursery.start_soon(sweep_for_ever, self._conninfo, self._kept, self._log)
                 task_status.started()
                 await gatherers.failure()
         finally:
             gatherers.close()
             for lane in (*self._load_lanes, *self._commit_lanes, self._resolver_lane):
                 lane.close()
+            self.sender.close()
 
     def dismiss_readers(self) -> None:
         """Let go of everybody who only wants to look."""
@@ -137,6 +141,7 @@ class PostgresStore:
         self._loads.withdraw(_forsaken, Abandoned)
         self._commits.withdraw(_forsaken, Abandoned)
         self._resolver.sweep()
+        self.sender.sweep(now_s)
         for lane in (*self._load_lanes, *self._commit_lanes, self._resolver_lane):
             lane.sweep(now_s)
         if now_s - self._looked_s >= _LOOK_INTERVAL_S:
@@ -148,6 +153,7 @@ class PostgresStore:
                 if not lane.look():
                     self._commits.stir()
             self._resolver.look()
+            self.sender.look()
 
     async def load_state(self, turn: Turn) -> State:
         """Step 2. The state of the turn's entity, from the cache if it is there."""

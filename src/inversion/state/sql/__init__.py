@@ -165,7 +165,15 @@ KEEP_SCHEDULES: Final = statement(_QUERIES["keep_schedules"])
 FORGET_SCHEDULES: Final = statement(_QUERIES["forget_schedules"])
 #: text[] functions, keys, ids -> (ordinal int8, hash, turn, version int8, status int8, content type, body).
 RECORDED: Final = statement(_QUERIES["recorded"])
-#: int8 milliseconds of retention -> a row for each record that was deleted, at most 1,000.
+#: sending.py has its arrays -> (ordinal int8) of those that had not been sent before.
+SEND: Final = statement(_QUERIES["send"])
+#: text[] functions, keys, ids -> (ordinal int8, 0 to 3 int8, and of a 0: turn, version int8, status int8,
+#: content type, body).
+OUTPUTS: Final = statement(_QUERIES["outputs"])
+#: text function, key, id -> a row if it was withdrawn.
+WITHDRAW: Final = statement(_QUERIES["withdraw"])
+#: int8 milliseconds of retention, milliseconds before that, 1 for outputs or 0 for all else -> a row for each
+#: record that was deleted, at most 1,000.
 SWEEP_REQUESTS: Final = statement(_QUERIES["sweep_requests"])
 #: text[] functions, text[] keys -> (ordinal int8, turn uuid, prev uuid), each row locked.
 FIND: Final = statement(_QUERIES["find"])

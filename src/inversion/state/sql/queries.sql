@@ -487,6 +487,13 @@ WITH mine AS MATERIALIZED (
            now()
       FROM mine AS x
      WHERE x.reply_to IS NOT NULL
+), output AS (
+    INSERT INTO inversion.request (function, key, id, hash, turn, version, status, content_type, body, created_at)
+    SELECT x.target_function, x.target_key, 'm:' || x.id, '', '00000000-0000-0000-0000-000000000000', 0, $11::int8,
+           'application/json', convert_to($8::text, 'UTF8'), now()
+      FROM mine AS x
+     WHERE x.key = '-'
+        ON CONFLICT (function, key, id) DO NOTHING
 ), gone AS (
     DELETE FROM inversion.timer AS x
      USING mine AS c
@@ -617,16 +624,105 @@ UPDATE inversion.cron AS c
 -- name: forget_schedules
 DELETE FROM inversion.cron AS c WHERE c.seen_at < now() - interval '30 days';
 
+-- name: send
+-- From outside: a record, without which the same again would be sent again, and a message or a timer.
+WITH s AS MATERIALIZED (
+    SELECT *
+      FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::text[], $6::text[], $7::uuid[], $8::int8[],
+                  $9::int8[], $10::int8[], $11::text[]) WITH ORDINALITY
+           AS s (function, key, id, hash, handler, body, owner, lease_ms, waits, delay_ms, due, at)
+), kept AS (
+    INSERT INTO inversion.request (function, key, id, hash, turn, version, status, content_type, body, created_at)
+    SELECT s.function, s.key, 's:' || s.id, s.hash, '00000000-0000-0000-0000-000000000000', 0, 202,
+           'application/json', '', now()
+      FROM s
+     ORDER BY s.function COLLATE "C", s.key COLLATE "C", s.id COLLATE "C"
+        ON CONFLICT (function, key, id) DO NOTHING
+    RETURNING function, key, id
+), new AS MATERIALIZED (
+    SELECT s.*
+      FROM s
+     WHERE ((s.function, s.key, 's:' || s.id) IN (SELECT k.function, k.key, k.id FROM kept AS k)) IS TRUE
+), born AS (
+    -- it may be there: what waits for longer than records are kept
+    INSERT INTO inversion.message (function, key, sender, sender_version, seq, id, handler, body, hops, owner,
+                                   attempt, failures, due_at, born_at)
+    SELECT n.function, n.key, '-/' || n.id, 0, 0, n.id, n.handler, n.body, 0, n.owner,
+           CASE WHEN n.owner IS NULL THEN 0 ELSE 1 END, 0, now() + n.lease_ms * interval '1 millisecond', now()
+      FROM new AS n
+     WHERE n.waits = 0
+        ON CONFLICT (function, key, sender, sender_version, seq) DO NOTHING
+), wound AS (
+    INSERT INTO inversion.timer (function, key, name, id, target_function, target_key, handler, body, hops, attempt,
+                                 failures, due_at, born_at)
+    SELECT n.function, '-', '~' || n.id, n.id, n.function, n.key, n.handler, n.body, 0, 0, 0,
+           coalesce(n.due::timestamptz, now() + n.delay_ms * interval '1 millisecond'), now()
+      FROM new AS n
+     WHERE n.waits = 1
+        ON CONFLICT (function, key, name) DO NOTHING
+)
+SELECT n.at FROM new AS n;
+
+-- name: outputs
+-- 0: here it is; 1: it is to come; 2: what was sent was withdrawn; 3: nobody knows of it.
+SELECT n.at,
+       CASE WHEN r.id IS NOT NULL THEN 0
+            WHEN EXISTS (SELECT 1 FROM inversion.message AS m
+                          WHERE m.function = n.function AND m.key = n.key AND m.sender = '-/' || n.id
+                            AND m.sender_version = 0 AND m.seq = 0) THEN 1
+            WHEN EXISTS (SELECT 1 FROM inversion.timer AS t
+                          WHERE t.function = n.function AND t.key = '-' AND t.name = '~' || n.id
+                            AND t.target_function = n.function AND t.target_key = n.key) THEN 1
+            WHEN s.status = 410 THEN 2
+            ELSE 3 END::int8,
+       r.turn, r.version, r.status, r.content_type, r.body
+  FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS n (function, key, id, at)
+  LEFT JOIN inversion.request AS r ON r.function = n.function AND r.key = n.key AND r.id = 'm:' || n.id
+  LEFT JOIN inversion.request AS s ON s.function = n.function AND s.key = n.key AND s.id = 's:' || n.id;
+
+-- name: withdraw
+-- What was sent from outside and is not consumed; its record says so, or the same again would be sent again.
+WITH m AS MATERIALIZED (
+    SELECT x.function, x.key, x.sender
+      FROM inversion.message AS x
+     WHERE x.function = $1::text AND x.key = $2::text AND x.sender = '-/' || $3::text AND x.sender_version = 0
+       AND x.seq = 0
+       FOR UPDATE
+), t AS MATERIALIZED (
+    SELECT x.function, x.key, x.name
+      FROM inversion.timer AS x
+     WHERE x.function = $1::text AND x.key = '-' AND x.name = '~' || $3::text AND x.target_function = $1::text
+       AND x.target_key = $2::text
+       FOR UPDATE
+), gone AS (
+    DELETE FROM inversion.message AS x
+     USING m
+     WHERE x.function = m.function AND x.key = m.key AND x.sender = m.sender AND x.sender_version = 0 AND x.seq = 0
+), stopped AS (
+    DELETE FROM inversion.timer AS x
+     USING t
+     WHERE x.function = t.function AND x.key = t.key AND x.name = t.name
+), said AS (
+    UPDATE inversion.request AS r
+       SET status = 410
+     WHERE r.function = $1::text AND r.key = $2::text AND r.id = 's:' || $3::text
+       AND (EXISTS (SELECT 1 FROM m) OR EXISTS (SELECT 1 FROM t))
+)
+SELECT 1 FROM m UNION ALL SELECT 1 FROM t;
+
 -- name: recorded
 SELECT n.at, r.hash, r.turn, r.version, r.status, r.content_type, r.body
   FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS n (function, key, id, at)
   JOIN inversion.request AS r ON r.function = n.function AND r.key = n.key AND r.id = n.id;
 
 -- name: sweep_requests
+-- Outputs, or all else; those kept longer are passed over, so the last sweep says from when on to look.
 DELETE FROM inversion.request AS r
  USING (SELECT o.function, o.key, o.id
           FROM inversion.request AS o
          WHERE o.created_at < now() - $1::int8 * interval '1 millisecond'
+           AND o.created_at > now() - ($1::int8 + $2::int8) * interval '1 millisecond'
+           AND (o.id LIKE 'm:%') = ($3::int8 = 1)
          ORDER BY o.created_at
          LIMIT 1000
            FOR UPDATE SKIP LOCKED) AS o

@@ -49,8 +49,8 @@ def keys_forgotten_at_once() -> None:
     """The retention is over as soon as it begins."""
     original = sweeper.sweep
 
-    async def sweep_all(conninfo: str, keys_s: float) -> int:
-        return await original(conninfo, 0.0)
+    async def sweep_all(conninfo: str, kept: sweeper.Kept, window_s: float) -> int:
+        return await original(conninfo, sweeper.Kept(0.0, kept.outputs_s), window_s)
 
     put(sweeper, "sweep", sweep_all)
     put(sweeper, "PAUSE_S", 0.2)
