@@ -6,7 +6,7 @@ request gets a mailbox of its own, so that every call goes the same straight lin
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Final, Protocol
@@ -212,7 +212,7 @@ class PostOffice:
         self._functions = functions
         self._mailboxes: dict[Address, Mailbox] = {}
         self._live_of_function: dict[str, int] = dict.fromkeys(functions, 0)
-        self._live_keys: Counter[tuple[Address, str]] = Counter()  #: Idempotency-Keys in flight
+        self._live_keys: dict[tuple[Address, str], int] = {}  #: Idempotency-Keys in flight
 
     def post(self, request: Request) -> None:
         """Queue a request for its entity. Raises RequestRefused (`queue_full`) at a limit."""
@@ -239,13 +239,14 @@ class PostOffice:
 
     def _note_key(self, request: Request, idempotency: Idempotency) -> None:
         place = request.address, idempotency.id
-        if self._live_keys[place]:
+        others = self._live_keys.get(place, 0)
+        if others:
             if not idempotency.waits:
                 raise RequestRefused(
                     Code.KEY_IN_FLIGHT, "a request with this Idempotency-Key is under way", retry_after_s=1
                 )
             request.repeats = True
-        self._live_keys[place] += 1
+        self._live_keys[place] = others + 1
 
     def note_win(self, turn: Turn) -> None:
         """A turn was committed while some entity, perhaps this one, is contested."""
@@ -259,9 +260,9 @@ class PostOffice:
         self._live_of_function[request.address.function] -= 1
         if request.idempotency is not None:
             place = request.address, request.idempotency.id
-            self._live_keys[place] -= 1
-            if not self._live_keys[place]:
-                del self._live_keys[place]
+            others = self._live_keys.pop(place) - 1
+            if others:
+                self._live_keys[place] = others
 
     def deploy(self, function: Function, pool: Pool) -> None:
         """It has new code or a new config: its mailboxes use that from their next turn on."""

@@ -32,6 +32,7 @@ _STATEMENTS: Final = {
     sql.COMMIT.name: "commit",
     sql.COMMIT_ONE.name: "commit",
     sql.COMMIT_KEYED.name: "commit",
+    sql.COMMIT_KEYED_EACH.name: "commit",
     sql.FIND.name: "look under the lock",
     sql.SWEEP_REQUESTS.name: "sweep",
 }
@@ -115,7 +116,7 @@ def _watch_statements(fuse: _Fuse, lose: Lose | None) -> None:
         if self in resolving:
             name = {"commit": "commit again", "look-up of keys": "look-up again"}.get(name, name)
         statements[self] = name
-        loses = None if lost or statement is not sql.COMMIT_KEYED or self in resolving else lose
+        loses = None if lost or statement is not sql.COMMIT_KEYED_EACH or self in resolving else lose
         fuse.at(f"{name}: about to be sent")
         if loses is Lose.BEFORE:
             lost.append(name)

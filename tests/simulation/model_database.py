@@ -53,6 +53,12 @@ class Database:
                 return self._update(function, key, int.from_bytes(version, "big"), turn, prev, state)
             case sql.COMMIT:
                 return self._upsert(_columns(parameters), frozenset())
+            case sql.COMMIT_KEYED_EACH:
+                entities, answers = parameters[:6], parameters[6:]
+                functions, keys, _, turns = entities[:4]
+                ids, hashes, *told = answers
+                records = [functions, keys, ids, hashes, turns, *told]
+                return self._commit_keyed([*entities, *records])
             case sql.COMMIT_KEYED:
                 return self._commit_keyed(parameters)
             case sql.LOAD:

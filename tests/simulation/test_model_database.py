@@ -28,6 +28,7 @@ async def test_drawn_statements_do_the_same_to_both(database_url: str, seed: int
     turns: dict[bytes, list[bytes | None]] = {key: [None] for key in KEYS}
     connection = await Connection.open(database_url, Settings())
     places = [arrays.texts([b"f"] * len(KEYS)), arrays.texts(KEYS)]
+    drawn: set[bytes] = set()
 
     def a_commit(key: bytes) -> Commit:
         turn = dice.randbytes(16)
@@ -51,6 +52,7 @@ async def test_drawn_statements_do_the_same_to_both(database_url: str, seed: int
                 turn = Turn(Address("f", None), [], 0.0)
                 commits.append(Commit(turn, b"f", b"-", 0, dice.randbytes(16), None, None, [record]))
             statement, parameters = rows.commit_statement(commits)
+            drawn.add(statement.name)
             real = await connection.execute(statement, parameters)
             assert read(real, 1) == read(ModelRows(model.run(statement, parameters)), 1)
             for look, columns in ((sql.LOAD, 4), (sql.FIND, 3)):
@@ -64,5 +66,6 @@ async def test_drawn_statements_do_the_same_to_both(database_url: str, seed: int
             found = await connection.execute(sql.RECORDED, kept)
             assert read(found, 7) == read(ModelRows(model.run(sql.RECORDED, kept)), 7)
         assert len(model.requests) > 5
+        assert drawn >= {sql.COMMIT.name, sql.COMMIT_KEYED.name, sql.COMMIT_KEYED_EACH.name}
     finally:
         connection.close()

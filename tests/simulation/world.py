@@ -164,7 +164,7 @@ class SimConnection:
     def _end(self, statement: sql.Statement, parameters: Any) -> None:
         world = self._world
         (walk,) = self._gate.take(1)
-        commits = statement in (sql.COMMIT, sql.COMMIT_ONE, sql.COMMIT_KEYED)
+        commits = statement in (sql.COMMIT, sql.COMMIT_ONE, sql.COMMIT_KEYED, sql.COMMIT_KEYED_EACH)
         match world.fault("statement", commits):
             case "never sent":
                 self._lose(walk, sent=False)

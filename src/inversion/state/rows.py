@@ -78,13 +78,17 @@ class Check:
 
 def commit_statement(commits: Sequence[Commit]) -> tuple[sql.Statement, Sequence[bytes | None]]:
     """The statement that commits these, and its parameters."""
-    keyed = False
+    records = 0
+    each = True
     for commit in commits:
         if commit.consequences is not None:
             return _with_messages(commits)
-        if commit.records:
-            keyed = True
-    if keyed:
+        found = len(commit.records)
+        records += found
+        each = each and found == 1 and commit.key != STATELESS_KEY
+    if records:
+        if each:
+            return sql.COMMIT_KEYED_EACH, _keyed_each_parameters(commits)
         return sql.COMMIT_KEYED, _keyed_parameters(commits)
     if len(commits) == 1 and commits[0].replaced is not None:
         one = commits[0]
@@ -101,6 +105,19 @@ def _commit_parameters(commits: Sequence[Commit]) -> list[bytes]:
         arrays.uuids([commit.id for commit in commits]),
         arrays.uuids([commit.replaced for commit in commits]),
         arrays.texts([commit.state for commit in commits]),
+    ]
+
+
+def _keyed_each_parameters(commits: Sequence[Commit]) -> list[bytes]:
+    records = [commit.records[0] for commit in commits]
+    return [
+        *_commit_parameters(commits),
+        arrays.texts([record.id for record in records]),
+        arrays.byteas([record.hash for record in records]),
+        arrays.int8s([record.version for record in records]),
+        arrays.int8s([record.status for record in records]),
+        arrays.texts([record.content_type for record in records]),
+        arrays.byteas([record.body for record in records]),
     ]
 
 
@@ -167,17 +184,17 @@ def records_of(
 ) -> list[Record]:
     """What is kept of a turn's answers: of those requests that have a key, and of messages from outside."""
     records = []
+    kind = content_type.encode()
     for request, answer, version in zip(turn.requests, answers, versions, strict=True):
         if request.idempotency is not None:
-            records.append(_record(request.idempotency, answer, version, content_type))
+            records.append(_record(request.idempotency, answer, version, kind))
         elif request.delivery is not None and request.delivery.outside:
             asked = Idempotency(OUTPUT + request.delivery.id, b"")
-            records.append(_record(asked, answer, version, content_type))
+            records.append(_record(asked, answer, version, kind))
     return records
 
 
-def _record(asked: Idempotency, answer: Answer, version: int, content_type: str) -> Record:
-    kind = content_type.encode()
+def _record(asked: Idempotency, answer: Answer, version: int, kind: bytes) -> Record:
     if answer.elsewhere is not None:
         status, kind, body = ELSEWHERE, b"application/json", _words_of(answer.elsewhere)
     elif answer.refusal is not None:

@@ -70,13 +70,9 @@ class PostgresStore:
         self.knocking = Knocking(log)  #: also for whoever else of this node connects
         lane = partial(Lane, conninfo, Settings(), watch=watch, log=log, knocking=self.knocking)
         self._load_lanes = [lane((sql.LOAD, sql.OUTDATED, sql.RECORDED)) for _ in range(loaders)]
-        self._commit_lanes = [
-            lane((sql.COMMIT, sql.COMMIT_ONE, sql.COMMIT_KEYED, *sql.SAYING, sql.UNLOCKED))
-            for _ in range(committers)
-        ]
-        self._resolver_lane = lane(
-            (sql.COMMIT, sql.COMMIT_ONE, sql.COMMIT_KEYED, *sql.SAYING, sql.FIND, sql.RECORDED)
-        )
+        commits = (sql.COMMIT, sql.COMMIT_ONE, sql.COMMIT_KEYED, sql.COMMIT_KEYED_EACH, *sql.SAYING)
+        self._commit_lanes = [lane((*commits, sql.UNLOCKED)) for _ in range(committers)]
+        self._resolver_lane = lane((*commits, sql.FIND, sql.RECORDED))
         self._resolver = Resolver(self._resolver_lane, watch.later)
         self._loads: GatheredGate[Loading, State] = GatheredGate(watch.later)
         self._commits: GatheredGate[Commit, None] = GatheredGate(watch.later)

@@ -133,6 +133,9 @@ COMMIT_ONE: Final = statement(_QUERIES["commit_one"])
 #: The arrays of COMMIT, then of the records of answers: text[] functions, keys, ids, bytea[] hashes, uuid[]
 #: turns, int8[] versions, int8[] statuses, text[] content types, bytea[] bodies -> (turn uuid) applied.
 COMMIT_KEYED: Final = statement(_QUERIES["commit_keyed"])
+#: The same where each turn is an entity's and has one record: the arrays of COMMIT, then text[] ids, bytea[]
+#: hashes, int8[] versions of the answers, int8[] statuses, text[] content types, bytea[] bodies.
+COMMIT_KEYED_EACH: Final = statement(_QUERIES["commit_keyed_each"])
 #: The same for turns that consume or cause messages; rows.py and consequences.py have its arrays ->
 #: (turn uuid, boolean): applied, or not all that it consumes is there.
 COMMIT_MESSAGES: Final = statement(_QUERIES["commit_messages"])

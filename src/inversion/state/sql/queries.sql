@@ -72,6 +72,40 @@ WITH known AS MATERIALIZED (
 )
 SELECT up.turn FROM up UNION ALL SELECT stateless.turn FROM stateless;
 
+-- name: commit_keyed_each
+-- commit_keyed where every turn is an entity's and has one record, as most have: a third less to do.
+WITH n AS MATERIALIZED (
+    SELECT *
+      FROM unnest($1::text[], $2::text[], $3::int8[], $4::uuid[], $5::uuid[], $6::text[], $7::text[], $8::bytea[],
+                  $9::int8[], $10::int8[], $11::text[], $12::bytea[])
+           AS n (function, key, version, turn, prev, state, id, hash, answer_version, status, content_type, body)
+), known AS MATERIALIZED (
+    SELECT n.function, n.key
+      FROM n
+     CROSS JOIN LATERAL (SELECT 1 FROM inversion.request AS r
+                          WHERE r.function = n.function AND r.key = n.key AND r.id = n.id) AS r (one)
+), up AS (
+    INSERT INTO inversion.entity AS e (function, key, version, turn, prev, state, updated_at)
+    SELECT m.function, m.key, m.version, m.turn, m.prev, m.state, now()
+      FROM n AS m
+     WHERE (m.prev IS NULL
+            OR m.prev = (SELECT g.turn FROM inversion.entity AS g
+                          WHERE g.function = m.function AND g.key = m.key))
+       AND NOT EXISTS (SELECT 1 FROM known AS k WHERE k.function = m.function AND k.key = m.key)
+     ORDER BY m.function COLLATE "C", m.key COLLATE "C"
+        ON CONFLICT (function, key) DO UPDATE
+       SET version = excluded.version, turn = excluded.turn, prev = excluded.prev, state = excluded.state,
+           updated_at = excluded.updated_at
+     WHERE e.turn = excluded.prev
+    RETURNING e.turn
+), recorded AS (
+    INSERT INTO inversion.request (function, key, id, hash, turn, version, status, content_type, body, created_at)
+    SELECT n.function, n.key, n.id, n.hash, n.turn, n.answer_version, n.status, n.content_type, n.body, now()
+      FROM n
+     WHERE (n.turn IN (SELECT up.turn FROM up)) IS TRUE
+)
+SELECT up.turn FROM up;
+
 -- name: commit_messages
 -- Whatever a turn consumes is locked before any entity: messages, then timers, each in the order of its key.
 WITH m AS MATERIALIZED (

@@ -22,14 +22,22 @@ _REPLACED_ONE: Final = " AND turn = $5::uuid"
 def no_check() -> None:
     """A commit replaces whatever is there."""
     rewrite("COMMIT", _REPLACED)
-    rewrite("COMMIT_KEYED", _REPLACED)
+    for name in ("COMMIT_KEYED", "COMMIT_KEYED_EACH"):
+        rewrite(name, _REPLACED)
     rewrite("COMMIT_ONE", _REPLACED_ONE)
 
 
 def older_version_replaced() -> None:
     """A commit replaces the turn it was computed from, and any older version."""
     rewrite("COMMIT", _REPLACED, by=" WHERE e.turn = excluded.prev OR e.version < excluded.version")
-    rewrite("COMMIT_KEYED", _REPLACED, by=" WHERE e.turn = excluded.prev OR e.version < excluded.version")
+    for name in ("COMMIT_KEYED", "COMMIT_KEYED_EACH"):
+        rewrite(name, _REPLACED, by=" WHERE e.turn = excluded.prev OR e.version < excluded.version")
+        rewrite(
+            name,
+            "(m.prev IS NULL\n            OR m.prev = (SELECT g.turn FROM inversion.entity AS g\n"
+            "                          WHERE g.function = m.function AND g.key = m.key))",
+            by="true",
+        )
     rewrite("COMMIT_ONE", _REPLACED_ONE, by=" AND (turn = $5::uuid OR version < $3::int8)")
     rewrite(
         "COMMIT",
@@ -37,17 +45,11 @@ def older_version_replaced() -> None:
         "    OR m.prev = (SELECT g.turn FROM inversion.entity AS g"
         " WHERE g.function = m.function AND g.key = m.key)",
     )
-    rewrite(
-        "COMMIT_KEYED",
-        "(m.prev IS NULL\n            OR m.prev = (SELECT g.turn FROM inversion.entity AS g\n"
-        "                          WHERE g.function = m.function AND g.key = m.key))",
-        by="true",
-    )
 
 
 def new_entity_overwrites() -> None:
     """Who found nothing writes over what came meanwhile."""
-    for name in ("COMMIT", "COMMIT_KEYED"):
+    for name in ("COMMIT", "COMMIT_KEYED", "COMMIT_KEYED_EACH"):
         rewrite(name, _REPLACED, by=f"{_REPLACED} OR excluded.prev IS NULL")
 
 

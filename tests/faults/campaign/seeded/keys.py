@@ -12,6 +12,7 @@ from inversion import mailbox
 from inversion.messages import Recorded, State, Turn
 from inversion.state import loader, rows, store, sweeper
 
+_KEYED: Final = ("COMMIT_KEYED", "COMMIT_KEYED_EACH")
 _RECORDED: Final = "     WHERE (n.turn IN (SELECT up.turn FROM up)) IS TRUE\n"
 _ONCE: Final = "        ON CONFLICT (function, key, id) DO NOTHING\n"
 
@@ -23,11 +24,13 @@ def keys_not_looked_up() -> None:
         return {}
 
     put(loader, "_records", nothing)
-    rewrite(
-        "COMMIT_KEYED",
-        "\n       AND NOT EXISTS (SELECT 1 FROM known AS k WHERE k.function = m.function AND k.key = m.key)",
-    )
-    rewrite("COMMIT_KEYED", _RECORDED, by=_RECORDED + _ONCE)
+    for name in _KEYED:
+        rewrite(
+            name,
+            "\n       AND NOT EXISTS"
+            " (SELECT 1 FROM known AS k WHERE k.function = m.function AND k.key = m.key)",
+        )
+        rewrite(name, _RECORDED, by=_RECORDED + _ONCE)
 
 
 def records_not_kept() -> None:
@@ -59,7 +62,8 @@ def keys_forgotten_at_once() -> None:
 def equal_keys_in_one_turn() -> None:
     """Two requests with one key may share a turn."""
     put(mailbox, "_repeats_one_of", lambda request, requests: False)
-    rewrite("COMMIT_KEYED", _RECORDED, by=_RECORDED + _ONCE)
+    for name in _KEYED:
+        rewrite(name, _RECORDED, by=_RECORDED + _ONCE)
 
 
 def replay_tells_the_newest_version() -> None:
