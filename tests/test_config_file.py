@@ -80,6 +80,9 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         drain = "1m"
         [http]
         read_state = true
+        allow = ["api.example.com", "*.internal.example:8443", "10.0.0.0/8"]
+        timeout = "5s"
+        retry = { attempts = 20, pause = "2s" }
         """,
     )
     cart, checksum = config.functions["cart"], config.functions["sum"]
@@ -100,6 +103,35 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     assert (limits.queue.entity, limits.queue.function, limits.queue.node) == (10, 20, 30)
     assert (limits.connections, limits.cache_bytes, limits.drain_s) == (100, 1 << 30, 60.0)
     assert config.http.read_state is True
+    assert [entry.text for entry in config.http.allow.entries] == [
+        "api.example.com",
+        "*.internal.example:8443",
+        "10.0.0.0/8",
+    ]
+    assert config.http.timeout_s == 5.0
+    assert (config.http.retry.attempts, config.http.retry.pause_s) == (20, 2.0)
+
+
+def test_nothing_is_allowed_to_go_out_by_itself() -> None:
+    assert Config().http.allow.entries == ()
+
+
+@pytest.mark.parametrize(
+    ("allow", "sentence"),
+    [
+        ('"api.example.com"', 'http.allow must be a list such as ["api.example.com", "10.0.0.0/8"]'),
+        ('["10.0.0.1/8"]', 'http.allow has "10.0.0.1/8", which is no address and no range'),
+        ('["https://"]', 'http.allow has "https://", which is no host'),
+        ('["0.0.0.0/8"]', "which can never be allowed"),
+    ],
+)
+def test_a_bad_allow_list_is_a_sentence(tmp_path: Path, allow: str, sentence: str) -> None:
+    assert sentence in faults(tmp_path, f"[functions.a]\ncommand = 'a'\n[http]\nallow = {allow}\n")
+
+
+def test_the_pauses_between_outgoing_requests_fit_together(tmp_path: Path) -> None:
+    text = "[functions.a]\ncommand = 'a'\n[http]\nretry = { pause = '1h' }\n"
+    assert "http.retry: pause is longer than longest_pause" in faults(tmp_path, text)
 
 
 def test_the_file_itself_may_be_named(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ DOORS = {
     "logging": r"observe\..*",
     "prometheus_client": r"observe\..*",
     "httptools": r"http\..*",
+    "h11": r"protocol\.outgoing",
     "cattrs": r"config_file",
     "watchfiles": r"reload\.lookout",
     "cronsim": r"protocol\.cron",

@@ -18,6 +18,7 @@ The modules in reading order. A module imports only what stands above it in this
     ids                 request and turn ids
     last_words          what is kept of an error with the message that failed
     protocol.effects    the effects of an answer: checked, and folded over a turn
+    protocol.outgoing   an outgoing request and its answer
     protocol.frames     bytes <-> lines <-> frames; sans-IO like all of protocol
     protocol.conversation  the life of one runtime as a table
     protocol.roster     the pool as a pure planner
@@ -73,6 +74,10 @@ The modules in reading order. A module imports only what stands above it in this
     delivery.pace       how many messages of a function a node holds
     delivery.aftermath  what becomes of a message whose turn did not come about
     delivery.fan_out    what was published, to its subscribers
+    delivery.built_in   what the dispatcher asks of a function of ours
+    delivery.hosts      how many outgoing requests to one host
+    delivery.attempt    one attempt at an outgoing request
+    delivery.outgoing   the built-in function that makes them
     delivery.dispatcher messages from the outbox to the mailboxes
     delivery.cron       looks what is due of the schedules, and fires it
     sends               admission of messages from outside

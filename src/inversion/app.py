@@ -23,6 +23,7 @@ from inversion.calls import Calls
 from inversion.config import Config, Mode
 from inversion.delivery.cron import Cron
 from inversion.delivery.dispatcher import Dispatcher
+from inversion.delivery.outgoing import Outgoing
 from inversion.embedded import EmbeddedPostgres
 from inversion.errors import Code, Conflict, InversionError, RuntimeBroken, StoreUnavailable
 from inversion.exposition import function_reports, metrics_of
@@ -34,8 +35,9 @@ from inversion.http.server import Listener, Server
 from inversion.http.service import Application, Held
 from inversion.mailbox import PostOffice
 from inversion.messages import Hello, Turn
+from inversion.names import HTTP
 from inversion.observe import logs
-from inversion.observe.metrics import Counters
+from inversion.observe.metrics import Counters, FunctionCounters
 from inversion.opening import Options, listen, open_database, start_error, url_of
 from inversion.processes.supervisor import Supervisor
 from inversion.reload.reloader import Reloader
@@ -100,6 +102,7 @@ class _Node:
         self._functions = dict(config.functions)  # what serves: a reload changes it
         self._reloading = trio.CancelScope()
         self._counters = Counters.of(config.functions)
+        self._of_ours = FunctionCounters()  # of built-in functions: shown by nobody
         self._watch = watch
         self._supervisor = Supervisor(config, self._function_line, watch, self._counters, lenient=options.dev)
 
@@ -126,8 +129,16 @@ class _Node:
         self._office = PostOffice(
             self._store, pools, self._functions, limits, self._note_failure, self._after
         )
+        self._outgoing = Outgoing(self._config, self._store, self._counters, self._note_failure, self._after)
+        await self._nursery.start(self._outgoing.run)
         self._dispatcher = Dispatcher(
-            database.conninfo, self._functions, self._office, pools, self._counters, self._store.knocking
+            database.conninfo,
+            self._functions,
+            self._office,
+            pools,
+            self._counters,
+            self._store.knocking,
+            {HTTP: self._outgoing},
         )
         self._store.births = self._store.sender.births = self._dispatcher
         self._outputs = Outputs(database.conninfo, self._store.knocking)
@@ -195,6 +206,7 @@ class _Node:
             lambda: self._servers,
             self._dispatcher,
             self._cron,
+            self._outgoing,
         )
         sources = Sources(self._not_ready, metrics.text, partial(function_reports, self._supervisor))
         admin = partial(Admin, calls, sources, sends, token=self._options.admin_token, tally=self._tally)
@@ -238,6 +250,7 @@ class _Node:
             now_s = perf_counter()
             self._supervisor.sweep(now_s)
             self._office.sweep(now_s)
+            self._outgoing.office.sweep(now_s)
             self._store.sweep(now_s)
             self._outputs.sweep(now_s)
             logs.sweep()
@@ -279,9 +292,11 @@ class _Node:
         until_s = trio.current_time() + limit_s
         self._dispatcher.drain()
         self._outputs.drain()
-        self.drained = await answer_all(
-            self._calls, self._office, self._store, self._servers, self._doors_closed, limit_s
-        )
+        async with trio.open_nursery() as parting:
+            parting.start_soon(self._outgoing.drain, limit_s)
+            self.drained = await answer_all(
+                self._calls, self._office, self._store, self._servers, self._doors_closed, limit_s
+            )
         await self._dispatcher.farewell()
         if self.drained:
             with trio.move_on_at(until_s):
@@ -297,7 +312,7 @@ class _Node:
 
     def _note_failure(self, turn: Turn, error: Exception) -> None:
         """A turn failed: count what people want to know, and keep what only a log may say."""
-        counters = self._counters.functions[turn.address.function]
+        counters = self._counters.functions.get(turn.address.function) or self._of_ours
         counters.failed_turns += 1
         if isinstance(error, Conflict):
             self._counters.conflicts += 1

@@ -13,6 +13,7 @@ from pathlib import Path
 import attrs
 
 from inversion.protocol.cron import Schedule
+from inversion.protocol.destination import NOTHING, AllowList
 
 
 class Mode(Enum):
@@ -53,7 +54,7 @@ class Processes:
 
 @attrs.frozen(slots=True)
 class Retry:
-    """Of messages and outgoing requests that failed (protocol/retrying.py)."""
+    """Of messages, or of outgoing requests, that failed (protocol/retrying.py)."""
 
     attempts: int = 10  #: with these pauses over some four minutes: longer than a deploy of what it waits for
     max_age_s: float = 86_400.0
@@ -131,6 +132,9 @@ class Limits:
 @attrs.frozen(slots=True)
 class Http:
     read_state: bool = False  #: GET /v1/state in `serve`; `dev` always allows it
+    allow: AllowList = NOTHING  #: what outgoing requests may reach: nothing
+    timeout_s: float = 30.0  #: of one outgoing request, from the look-up of the name to the last byte
+    retry: Retry = Retry()  #: of outgoing requests
 
 
 @attrs.frozen(slots=True)

@@ -94,6 +94,8 @@ def _config(table: dict[str, object], folder: Path) -> tuple[Config, list[str]]:
     functions = _functions(table.get("functions", {}), folder, faults)
     limits = _table(Limits, table.get("limits", {}), "limits", faults)
     http = _table(Http, table.get("http", {}), "http", faults)
+    if http is not None:
+        faults.extend(f"http.{fault}" for fault in _retry_faults(http.retry))
     retention = _retention(table.get("retention", {}), faults)
     if faults or limits is None or http is None or retention is None:
         return Config(), faults
@@ -144,8 +146,7 @@ def _contradictions(function: Function, table: Mapping[str, object]) -> list[str
             faults.append(f'{key} belongs to mode = "{other.value}" and this is "{function.mode.value}"')
     if function.sandbox is Sandbox.NONE and "limits" in table:
         faults.append('limits belongs to sandbox = "basic" and this is "none"')
-    if function.retry.pause_s > function.retry.longest_pause_s:
-        faults.append("retry: pause is longer than longest_pause")
+    faults.extend(_retry_faults(function.retry))
     if not function.state:
         for schedule in function.cron.values():
             if schedule.key is not None:
@@ -158,6 +159,11 @@ def _contradictions(function: Function, table: Mapping[str, object]) -> list[str
     if not lines and processes.min > 0:
         faults.append('processes.min belongs to mode = "lines": "exec" starts a process for each call')
     return faults
+
+
+def _retry_faults(retry: Retry) -> list[str]:
+    too_long = retry.pause_s > retry.longest_pause_s
+    return ["retry: pause is longer than longest_pause"] if too_long else []
 
 
 # --- one table, through cattrs --------------------------------------------------------------------------
@@ -236,7 +242,12 @@ _SHAPES: Final[dict[type, dict[str, tuple[str, Callable[[object], object] | None
         "pause_s": ("pause", values.duration(zero=True)),
         "longest_pause_s": ("longest_pause", values.duration(zero=True)),
     },
-    Http: {"read_state": ("read_state", values.boolean)},
+    Http: {
+        "read_state": ("read_state", values.boolean),
+        "allow": ("allow", values.allow_list),
+        "timeout_s": ("timeout", values.duration(zero=False)),
+        "retry": ("retry", None),
+    },
     Retention: {
         "keys_s": ("keys", values.duration(zero=False)),
         "outputs_s": ("outputs", values.duration(zero=False)),

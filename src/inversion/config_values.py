@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Final, TypeVar, cast
 
+from inversion.protocol.destination import AllowList, read_entry
+
 EnumT = TypeVar("EnumT", bound=Enum)
 
 LATER: Final = "comes with a later release; leave it out for now"
@@ -112,6 +114,19 @@ def env(value: object) -> dict[str, str]:
         if not isinstance(text, str) or "\0" in text:
             raise ValueError(f'has {name} = {shown(text)}, which must be a string: write "{shown(text)}"')
     return dict(value)
+
+
+def allow_list(value: object) -> AllowList:
+    """Hosts and ranges of addresses that outgoing requests may reach."""
+    if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+        raise ValueError(f'must be a list such as ["api.example.com", "10.0.0.0/8"], not {shown(value)}')
+    entries = []
+    for text in value:
+        try:
+            entries.append(read_entry(text))
+        except ValueError as error:
+            raise ValueError(f"has {shown(text)}, which {error}") from None
+    return AllowList(tuple(entries))
 
 
 def output(value: object) -> str:

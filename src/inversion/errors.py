@@ -156,6 +156,14 @@ class RetryAsked(InversionError):
         self.said = said  #: its words, when the turn had one message
 
 
+class Crowded(InversionError):
+    """Too many wait for the same host: this one comes back in a while."""
+
+    def __init__(self, host: str, pause_s: float) -> None:
+        super().__init__(Code.QUEUE_FULL, f"too many requests to {host} wait on this node")
+        self.pause_s = pause_s
+
+
 class Abandoned(InversionError):
     """A member of the turn was answered (deadline) before its commit was sent: run without it."""
 
@@ -181,3 +189,4 @@ class FunctionError:
     status: int  #: 400-499 as the function says, else 500
     details: bytes | None  #: raw JSON
     retry: bool
+    retry_after_s: float | None = None  #: no sooner than that

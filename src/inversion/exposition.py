@@ -9,6 +9,7 @@ from typing import Final
 from inversion import __version__
 from inversion.delivery.cron import Cron, Shown
 from inversion.delivery.dispatcher import Dispatcher
+from inversion.delivery.outgoing import Outgoing
 from inversion.http.admin import FunctionReport
 from inversion.http.server import Server
 from inversion.http.service import Held
@@ -58,6 +59,7 @@ def metrics_of(
     servers: Callable[[], Sequence[Server]],
     dispatcher: Dispatcher,
     cron: Cron,
+    outgoing: Outgoing,
 ) -> Metrics:
     """The node's metrics; `servers` is asked late, for the doors open last."""
     metrics = Metrics(counters, version=__version__)
@@ -72,6 +74,7 @@ def metrics_of(
     metrics.gauge("messages_held", "Messages that this node has.", lambda: dispatcher.held)
     publications = "Publications that this node brings to their subscribers."
     metrics.gauge("publications_held", publications, lambda: dispatcher.publications)
+    metrics.gauge("outgoing_under_way", "Outgoing requests being made.", lambda: outgoing.under_way)
     for name, text, read in _BACKLOG:
         metrics.gauges(name, text, "function", backlog(read))
 

@@ -105,6 +105,12 @@ def quote(text: str) -> bytes:
     return orjson.dumps(text)
 
 
+def unquote(text: bytes) -> str | None:
+    """The text of a JSON string; None: it is another value. Raises ValueError: it is none."""
+    value = orjson.loads(text)
+    return value if isinstance(value, str) else None
+
+
 def encode(value: object) -> bytes:
     """Plain values (dict, list, str, int, float, bool, None) as JSON on one line."""
     return orjson.dumps(value)
@@ -274,6 +280,17 @@ def plain(text: bytes) -> object:
     check_part(text)
     value: object = orjson.loads(text)
     return value
+
+
+_decode_http = msgspec.json.Decoder(CutHttp).decode
+
+
+def cut_http(text: bytes) -> CutHttp:
+    """An outgoing request as a message has it. Raises NotCut."""
+    try:
+        return _decode_http(text)
+    except (ValueError, RecursionError) as error:
+        raise NotCut(str(error)) from None
 
 
 def plain_object(text: bytes) -> dict[str, object] | None:

@@ -11,6 +11,8 @@ NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 DEFAULT_HANDLER: Final = "call"
 #: Of a key in UTF-8; room for any id people use, and three of them still fit into an index entry.
 MAX_KEY_BYTES: Final = 200
+#: The function of outgoing requests. No name of a user's has a ~.
+HTTP: Final = "~http"
 #: What no key, timer or topic may hold: it would not survive logs, URLs and terminals.
 CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f]")
 #: In a path it stands for no key.

@@ -8,7 +8,7 @@ import pytest
 import trio
 from walking import DELETING, KEEPING, a_store, commit, load, put, putting, read, running, sql, turn_of, walk
 
-from inversion.effects import Effect, Http, Publish
+from inversion.effects import Effect, Forward, Publish
 from inversion.errors import Abandoned, Code, Conflict, EffectsRefused, RuntimeBroken, StoreUnavailable
 from inversion.messages import NO_STATE, Address, Answer, Change, MessageOut, State
 from inversion.state.store import PostgresStore
@@ -190,7 +190,7 @@ async def test_a_state_that_cannot_be_stored_is_refused_before_it_is_sent(value:
 
 
 @pytest.mark.parametrize(
-    ("key", "effect"), [("k", Http("POST", "https://a.example/")), (None, Publish("t", b"1"))]
+    ("key", "effect"), [("k", Forward("f", "k", "call", b"1")), (None, Publish("t", b"1"))]
 )
 async def test_effects_that_cannot_be_carried_out_are_refused_and_never_ignored(
     key: str | None, effect: Effect

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from inversion import last_words
-from inversion.errors import Code, InversionError, RetryAsked, StoreUnavailable
+from inversion.errors import Code, Crowded, InversionError, RetryAsked, StoreUnavailable
 from inversion.state.postgres import StatementFailed
 
 #: Of the same pair an earlier one is elsewhere, or has just failed: soon seen.
@@ -42,6 +42,8 @@ def fails(error: InversionError) -> bool:
 
 
 def pause_s(error: InversionError) -> float:
+    if isinstance(error, Crowded):
+        return error.pause_s
     match error.code:
         case Code.CONTENDED:
             return OUTRUN_PAUSE_S
@@ -65,3 +67,8 @@ def status_of(error: InversionError) -> int:
     if isinstance(error, RetryAsked) and error.said is not None:
         return error.said.status
     return error.code.status
+
+
+def retry_after_s(error: InversionError) -> float | None:
+    """The pause that was asked for with it."""
+    return error.said.retry_after_s if isinstance(error, RetryAsked) and error.said is not None else None

@@ -21,7 +21,16 @@ import trio
 from inversion import json_text, last_words
 from inversion.calls import SpokenPool, rfc3339
 from inversion.config import Function
-from inversion.delivery.aftermath import AWAY_PAUSE_S, BUSY_PAUSE_S, fails, pause_s, status_of, words_of
+from inversion.delivery.aftermath import (
+    AWAY_PAUSE_S,
+    BUSY_PAUSE_S,
+    fails,
+    pause_s,
+    retry_after_s,
+    status_of,
+    words_of,
+)
+from inversion.delivery.built_in import BuiltIn
 from inversion.delivery.fan_out import FanOut
 from inversion.delivery.pace import Pace
 from inversion.errors import Code, InversionError, RequestRefused
@@ -72,6 +81,7 @@ class Dispatcher:
         pools: Mapping[str, SpokenPool],
         counters: Counters,
         knocking: Knocking,
+        built_ins: Mapping[str, BuiltIn] | None = None,
     ) -> None:
         self.node = new_turn_id()
         self.hint: Callable[[Address, str], None] = lambda target, id_: None  #: told of answers to outside
@@ -81,6 +91,7 @@ class Dispatcher:
         self._office = office
         self._pools = pools
         self._counters = counters
+        self._built_ins = built_ins or {}
         self._knocking = knocking  #: of the store: one node's tries stand in one line
         self._fan_out = FanOut(conninfo, self.node, counters, knocking, self.stir, self._return)
         self._held: dict[_Held, None] = {}
@@ -104,7 +115,7 @@ class Dispatcher:
 
     def admits(self, function: str) -> bool:
         """Whether a message to it may be born leased by this node: others do not wait before it."""
-        if self._draining or function not in self._functions:
+        if self._draining or not (function in self._functions or function in self._built_ins):
             return False
         pace = self._pace(function)
         return not pace.more and pace.held < pace.most
@@ -175,7 +186,7 @@ class Dispatcher:
             full = await self._claim(outbox, now_s)
         if now_s - self._counted_s >= _COUNT_S:
             self._counted_s = now_s
-            self.backlog = await outbox.backlog([*self._functions, TOPIC])
+            self.backlog = await outbox.backlog([*self._functions, *self._built_ins, TOPIC])
         if not full:
             with trio.move_on_after(POLL_S):
                 await self._wake.wait()
@@ -202,7 +213,7 @@ class Dispatcher:
     async def _claim(self, outbox: Outbox, now_s: float) -> bool:
         """Whether there was as much as there was room for, of some function."""
         rooms = {}
-        for name in self._functions:
+        for name in (*self._functions, *self._built_ins):
             pace = self._pace(name)
             pace.look(now_s)
             if room := min(pace.room(now_s), MOST):
@@ -235,7 +246,8 @@ class Dispatcher:
     def _pace(self, function: str) -> Pace:
         pace = self._paces.get(function)
         if pace is None:
-            pace = self._paces[function] = Pace()
+            built_in = self._built_ins.get(function)
+            pace = self._paces[function] = Pace() if built_in is None else Pace(least=built_in.most)
         return pace
 
     def _deliver(self, delivery: Delivery, now_s: float) -> None:
@@ -244,7 +256,7 @@ class Dispatcher:
         held = _Held(delivery, now_s, now_s)
         self._held[held] = None
         self._pace(name).held += 1
-        function = self._functions.get(name)
+        function = self._function(name)
         if function is None or self._draining:
             self._settle(held, PutOff(delivery, 0.0))
             return
@@ -254,15 +266,21 @@ class Dispatcher:
             self._settle(held, self._burial(delivery, refusal.code.wire, refusal.detail, refusal.code.status))
             return
         held.request = request = self._request(held, function)
+        built_in = self._built_ins.get(name)
         try:
-            self._office.post(request)
+            (self._office if built_in is None else built_in.office).post(request)
         except RequestRefused:  # a queue is full
             self._pace(name).paused_until_s = now_s + BUSY_PAUSE_S
             self._settle(held, PutOff(delivery, BUSY_PAUSE_S))
 
+    def _function(self, name: str) -> Function | None:
+        built_in = self._built_ins.get(name)
+        return self._functions.get(name) if built_in is None else built_in.function
+
     def _admit(self, function: Function, delivery: Delivery) -> None:
         """Raises RequestRefused for what no attempt will change, short of a deploy."""
-        hello = self._pools[function.name].hello
+        pool = self._pools.get(function.name)
+        hello = None if pool is None else pool.hello
         if hello is None:
             return
         if hello.handlers is not None and delivery.handler not in hello.handlers:
@@ -316,7 +334,7 @@ class Dispatcher:
 
     def _after_failure(self, held: _Held, error: InversionError) -> PutOff | Burial:
         delivery = held.delivery
-        function = self._functions.get(delivery.target.function)
+        function = self._function(delivery.target.function)
         if function is None:
             return PutOff(delivery, AWAY_PAUSE_S, failed=True, error=words_of(error, {}))
         verdict = after_failure(
@@ -324,6 +342,7 @@ class Dispatcher:
             failures=delivery.failures + 1,
             age_s=delivery.age_ms / 1_000 + perf_counter() - held.held_s,
             chance=random.random(),
+            retry_after_s=retry_after_s(error),
         )
         match verdict:
             case Again(after_s=pause_s):

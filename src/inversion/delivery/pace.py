@@ -23,6 +23,7 @@ _MEMORY: Final = 0.3
 class Pace:
     """Of one function. Seconds are of any one clock."""
 
+    least: int = _LEAST
     held: int = 0
     paused_until_s: float = 0.0  #: its queue was full
     more: bool = False  #: the last claim took all there was room for: others wait in the database
@@ -32,7 +33,7 @@ class Pace:
 
     @property
     def most(self) -> int:
-        return max(_LEAST, min(MOST, int(self._rate * _HORIZON_S)))
+        return max(self.least, min(MOST, int(self._rate * _HORIZON_S)))
 
     def room(self, now_s: float) -> int:
         return 0 if now_s < self.paused_until_s else max(0, self.most - self.held)

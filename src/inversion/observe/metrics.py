@@ -19,6 +19,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from inversion.errors import Code, Outcome
+from inversion.protocol.outgoing import Ending
 
 #: Upper ends in seconds: from a cached read to the longest timeout anybody sets.
 BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)
@@ -99,6 +100,7 @@ class Counters:
     publications: int = 0  #: that all their subscribers have
     cron_fired: int = 0  #: messages that schedules were
     cron_faults: int = 0  #: schedules in hellos that will not do
+    outgoing: dict[Ending, int] = attrs.field(factory=lambda: dict.fromkeys(Ending, 0))
 
     @classmethod
     def of(cls, functions: Iterable[str]) -> Counters:
@@ -197,6 +199,12 @@ class Metrics:
         for code, count in self._counters.errors.items():
             errors.add_metric([code.wire], count)
         yield errors
+        outgoing = CounterMetricFamily(
+            "inversion_outgoing_requests", "Attempts at outgoing requests.", labels=["outcome"]
+        )
+        for ending, count in self._counters.outgoing.items():
+            outgoing.add_metric([ending.value], count)
+        yield outgoing
         for each in self._shown:
             labels = [] if each.label is None else [each.label]
             shown = each.family(f"inversion_{each.name}", each.help, labels=labels)

@@ -167,7 +167,7 @@ def _effect(cut: json_text.CutEffect, sender: Address, limits: Limits) -> Effect
         case json_text.CutUnsubscribe(topic):
             return Unsubscribe(_label(topic, ".unsubscribe.topic"))
         case json_text.CutHttp() as http:
-            return _http(http)
+            return read_http(http)
     raise AssertionError(cut)
 
 
@@ -226,7 +226,8 @@ def read_time(text: str, where: str) -> str:
     return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
-def _http(cut: json_text.CutHttp) -> Http:
+def read_http(cut: json_text.CutHttp) -> Http:
+    """Raises ValueError with the end of a sentence."""
     if cut.method not in _METHODS:
         raise ValueError(f".http.method must be one of {', '.join(_METHODS)}, not {shown(cut.method)}")
     body = json_text.raw(cut.body)

@@ -108,7 +108,7 @@ def difference(old: Config, new: Config, started: Config) -> Difference:
         for name in (attribute.name for attribute in attrs.fields(type(after))):
             value = getattr(after, name)
             if value not in (getattr(getattr(old, table), name), getattr(getattr(started, table), name)):
-                restart.append(f"{table}.{name.removesuffix('_bytes')}")
+                restart.append(f"{table}.{name.removesuffix('_bytes').removesuffix('_s')}")
     return Difference(renewed, rescheduled, removed, restart)
 
 

@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 from inversion import json_text, last_words
-from inversion.effects import Cancel, Publish, Send, Subscribe, Unsubscribe
+from inversion.effects import Cancel, Http, Publish, Send, Subscribe, Unsubscribe
 from inversion.errors import Code, EffectsRefused, Outrun
 from inversion.ids import new_id
 from inversion.messages import Address, Answer, Delivery, Turn
-from inversion.names import NO_KEY, TOPIC
+from inversion.names import HTTP, NO_KEY, TOPIC
 from inversion.protocol.effects import UNNAMED, Placed, fold
+from inversion.protocol.outgoing import message_of
 from inversion.state.consequence_rows import Birth, Consequences, Span, Subscribing, Touched, Winding
 
 #: What a row costs beside its body: a thousand small ones are no small statement.
@@ -25,6 +26,7 @@ _ROW_BYTES: Final = 500
 _BEFORE_ALL: Final = -1
 #: Why a message is a dead letter though its function answered.
 UNASKED: Final = "its answer is an error, and no reply_to asks for it"
+_OUTSIDE: Final = Address(HTTP, None)
 
 
 class Births(Protocol):
@@ -129,6 +131,21 @@ def _carry_out(
                 send.reply_to,
                 None,
                 hops,
+            )
+            _bear(made, delivery, births)
+        case Http() as http:
+            origin = f"{sender.function}/{sender.key}"
+            body, reply_to = message_of(http), http.reply_to
+            delivery = Delivery(
+                _OUTSIDE,
+                origin,
+                version,
+                placed.place,
+                new_id(),
+                http.method,
+                body,
+                reply_to=reply_to,
+                hops=hops,
             )
             _bear(made, delivery, births)
         case Send() as send:
