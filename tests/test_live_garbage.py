@@ -10,6 +10,7 @@ from fix_node import PYTHON
 from inversion.errors import InversionError
 from inversion.messages import Request, Turn
 
+OBEDIENT = Path(__file__).with_name("functions") / "obedient.py"
 SABOTAGE = Path(__file__).with_name("functions") / "sabotage.py"
 
 #: A call of it -> the status that its caller gets.
@@ -73,6 +74,35 @@ async def test_a_call_leaves_nothing_for_the_collector(path, start_node, toml):
             with trio.move_on_after(2):
                 while alive() > kept + HELD:  # noqa: ASYNC110 (the last connection is about to end)
                     await trio.sleep(0.01)
+            assert alive() <= kept + HELD
+        finally:
+            gc.enable()
+
+
+async def test_a_message_leaves_nothing_for_the_collector(start_node, toml):
+    toml += f"""
+        [functions.a]
+        command = ["{PYTHON}", "{OBEDIENT}"]
+        """
+    async with start_node(toml) as node:
+        told = 0
+
+        async def tell():
+            nonlocal told
+            told += 1
+            send = {"send": {"key": "other", "message": {"add": 1}}}
+            assert (await node.call("a/one/call", {"do": [send]})).status == 200
+            with trio.fail_after(10):
+                while (await node.call("a/other/call", {})).body != b"%d" % told:  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+
+        await tell()
+        gc.collect()
+        kept = alive()
+        gc.disable()
+        try:
+            for _ in range(8):
+                await tell()
             assert alive() <= kept + HELD
         finally:
             gc.enable()

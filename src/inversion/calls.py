@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Mapping
+from functools import lru_cache
 from time import gmtime, perf_counter, strftime, time_ns
 from typing import Final, Protocol
 
@@ -175,9 +176,14 @@ def rfc3339(unix_ms: int) -> str:
         if len(_times) >= _MOST_TIMES:
             _times.clear()
         second, millisecond = divmod(unix_ms, 1_000)
-        text = f"{strftime('%Y-%m-%dT%H:%M:%S', gmtime(second))}.{millisecond:03d}Z"
+        text = f"{_to_the_second(second)}.{millisecond:03d}Z"
         _times[unix_ms] = text
     return text
+
+
+@lru_cache(maxsize=64)  # now, and now with the timeout of each function
+def _to_the_second(unix_s: int) -> str:
+    return strftime("%Y-%m-%dT%H:%M:%S", gmtime(unix_s))
 
 
 #: Many requests share a millisecond, and putting it into words costs more than their ids.

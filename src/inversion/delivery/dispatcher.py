@@ -360,6 +360,7 @@ class Dispatcher:
     def _settle(self, held: _Held, then: PutOff | Burial | None) -> None:
         """It is not held any more."""
         del self._held[held]
+        held.request = None  # which answers to `held`: freed by count, not by collection
         pace = self._pace(held.delivery.target.function)
         pace.held -= 1
         if isinstance(then, Burial):
