@@ -32,7 +32,7 @@ CLOCKS_OFF_S: Final = (0, 3_600, -3_600)
 SHORT_LEASE_S: Final = 1.0
 #: Of a ball, and those who hear what is told everybody: in a long run and in a short one.
 HOPS: Final = (1_000, 200)
-CROWD: Final = (100, 40)
+CROWD: Final = (100, 30)
 HEAL_S: Final = 120.0
 LAST_ANSWERS: Final = 5  #: of each node, after the last fault
 READERS: Final = 4  #: of all that there was, at the end

@@ -51,11 +51,12 @@ def hop(ctx, message):
 
 @handler
 def spread(ctx, message):
-    """The next number, to everybody."""
-    number = (ctx.state or {"sent": 0})["sent"] + 1
-    ctx.state = {"sent": number}
-    for place in range(message["to"]):
-        ctx.send(key=f"crowd-{place}", handler="hear", message={"of": ctx.key, "number": number})
+    """The next numbers, to everybody."""
+    sent = (ctx.state or {"sent": 0})["sent"]
+    ctx.state = {"sent": sent + message["numbers"]}
+    for number in range(sent + 1, sent + 1 + message["numbers"]):
+        for place in range(message["to"]):
+            ctx.send(key=f"crowd-{place}", handler="hear", message={"of": ctx.key, "number": number})
 
 
 @handler

@@ -1,9 +1,9 @@
 """Does the campaign find what is wrong? `python -m tests.faults.campaign.detect --seconds 60 --seeds 3`.
 
 Every seeded bug under the same options, the seeds 1 to N; a bug is found when the checker says that the
-history cannot be. The node without a bug runs beside them and must raise no alarm. Prints a table, and with
---write puts it into docs/detection.md, where what stands outside its marks stays; with --bugs only the
-rows that were run, and a sentence that says so.
+history cannot be, or when messages are not where they must be. The node without a bug runs beside them and
+must raise no alarm. Prints a table, and with --write puts it into docs/detection.md, where what stands
+outside its marks stays; with --bugs only the rows that were run, and a sentence that says so.
 """
 
 from __future__ import annotations
@@ -55,16 +55,19 @@ def run(options: Options, postgres: Cluster) -> Found:
         campaign = Campaign(options, folder, postgres, _new_database(postgres))
         begun_ns = perf_counter_ns()
         checked = trio.run(_run_until_found, campaign) or check_versions(read_history(campaign.history))
+        talking = campaign.talking.wrong
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    wrong = _impossible(checked)
-    if not wrong:
+    evident = [
+        (_evident_ns(checked.failed[entity].evidence), f"{entity}: {checked.failed[entity].sentence}")
+        for entity in _impossible(checked)
+    ]
+    evident += [(each.seen_ns, each.sentence) for each in talking]
+    if not evident:
         undecided = f"not decided: {', '.join(checked.failed)}" if checked.failed else ""
         return Found(checked.operations, None, undecided)
-    evident = {entity: _evident_ns(checked.failed[entity].evidence) for entity in wrong}
-    first = min(evident, key=lambda entity: evident[entity])
-    after_s = (evident[first] - begun_ns) / 1e9
-    return Found(checked.operations, after_s, f"{first}: {checked.failed[first].sentence}")
+    seen_ns, sentence = min(evident)
+    return Found(checked.operations, (seen_ns - begun_ns) / 1e9, sentence)
 
 
 def _new_database(postgres: Cluster) -> str:
@@ -87,7 +90,7 @@ async def _run_until_found(campaign: Campaign) -> Checked | None:
         while not found:
             await trio.sleep(LOOK_S)
             checked = check_versions(campaign.so_far())
-            if _impossible(checked):
+            if _impossible(checked) or campaign.talking.wrong:
                 found.append(checked)
                 campaign.enough.set()
 
@@ -126,6 +129,9 @@ def replaced(rows: Sequence[str], command: str) -> list[str]:
     lines = DOCUMENT.read_text().partition(BEGIN)[2].partition(END)[0].strip().splitlines()
     places = {_name(line): place for place, line in enumerate(lines) if line.startswith("| ")}
     for new in rows:
+        if _name(new) not in places:  # a bug that was not there when the table was made
+            places[_name(new)] = max(places.values()) + 1
+            lines.insert(places[_name(new)], new)
         lines[places[_name(new)]] = new
     table = lines[: max(places.values()) + 1]
     bugs = [line for line in table if _name(line).replace(" ", "_") in BUGS]

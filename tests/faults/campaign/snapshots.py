@@ -137,7 +137,8 @@ def _amount(way: Message | Timer) -> int:
     """Of what is neither here nor there."""
     if way.handler == "take":
         return int(way.body["amount"])
-    return int(way.body["error"]["message"]) if "error" in way.body else 0
+    said = way.body.get("error", {}).get("message", "")
+    return int(said) if said.isdigit() else 0
 
 
 def _balls(snapshot: Snapshot, cast: Cast) -> Iterator[str]:

@@ -8,6 +8,7 @@ commits    what a commit checks, and what it may say
 outcomes   what is not known yet
 keys       requests that come again
 reads      answers that commit nothing, and the cache
+messages   who has a message, what a commit says of it, when a timer is due
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from tests.faults.campaign.seeded import commits, keys, outcomes, reads
+from tests.faults.campaign.seeded import commits, keys, messages, outcomes, reads
 
 BUGS: Final[dict[str, Callable[[], None]]] = {
-    each.__name__: each for part in (commits, outcomes, keys, reads) for each in part.BUGS
+    each.__name__: each for part in (commits, outcomes, keys, reads, messages) for each in part.BUGS
 }

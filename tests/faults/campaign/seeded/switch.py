@@ -16,6 +16,9 @@ def put(owner: Any, name: str, part: Any) -> Any:
 
 def rewrite(name: str, part: str, *, by: str = "") -> None:
     """Replace a part of a statement's text."""
-    text = vars(sql)[name].text.decode()
+    before: sql.Statement = vars(sql)[name]
+    text = before.text.decode()
     assert part in text, f"the statement {name} has changed: {part}"
-    setattr(sql, name, sql.statement(text.replace(part, by)))
+    after = sql.statement(text.replace(part, by))
+    setattr(sql, name, after)
+    sql.SAYING = tuple(after if each is before else each for each in sql.SAYING)  # type: ignore[misc]
