@@ -194,7 +194,9 @@ class _Node:
     def _open_doors(self, listeners: Sequence[Listener]) -> None:
         limits = self._config.limits
         pools = self._supervisor.pools
-        self._calls = calls = Calls(self._functions, self._office, pools, self._store, self._counters)
+        self._calls = calls = Calls(
+            self._functions, self._office, pools, self._store, self._outputs, self._counters
+        )
         sends = Sends(calls, self._store.sender, self._outputs)
         held = Held(limits.in_flight_bytes)
         metrics = metrics_of(

@@ -15,11 +15,11 @@ from typing import Final, Protocol
 
 from inversion import json_text
 from inversion.config import Function, Mode
-from inversion.errors import Code, Outcome, RequestRefused
+from inversion.errors import Code, InversionError, Outcome, RequestRefused
 from inversion.gate import DirectGate, Walk
 from inversion.ids import new_id, new_seed
 from inversion.mailbox import Pool, PostOffice
-from inversion.messages import Address, Condition, Hello, Idempotency, Once, Request, Response, State
+from inversion.messages import Address, Condition, Hello, Idempotency, Once, Receipt, Request, Response, State
 from inversion.observe.metrics import Counters
 
 
@@ -31,6 +31,11 @@ class SpokenPool(Pool, Protocol):
 
 class StateReader(Protocol):
     async def read_state(self, address: Address, deadline_s: float) -> State: ...
+
+
+class Answers(Protocol):
+    async def find(self, receipt: Receipt, deadline_s: float) -> Response | None:
+        """The answer to a message from outside, waited for; None: not by then."""
 
 
 class _Caller:
@@ -67,12 +72,14 @@ class Calls:
         office: PostOffice,
         pools: Mapping[str, SpokenPool],
         states: StateReader,
+        answers: Answers,
         counters: Counters,
     ):
         self._functions = functions  # a reload changes it
         self._office = office
         self._pools = pools
         self._states = states
+        self._answers = answers
         self._counters = counters
         self.draining = False
 
@@ -132,6 +139,8 @@ class Calls:
             request.idempotency = Idempotency(f"c:{once.key}", hash_, once.waits)
         self._office.post(request)
         response = caller.response or await _ANSWERS.wait(caller)
+        if response.elsewhere is not None:
+            response = await self._follow(response, response.elsewhere, request.deadline_s)
         counted = self._counters.functions[function]
         counted.replayed += response.replayed
         outcome = _APPLIED
@@ -139,9 +148,30 @@ class Calls:
             outcome = response.error.outcome
         elif response.function_error is not None:
             counted.failed_answers += 1
-            outcome = Outcome.NOT_APPLIED
+            if response.elsewhere is None:
+                outcome = Outcome.NOT_APPLIED
         counted.answered(outcome, perf_counter() - received_s)
         return request.id, response
+
+    async def _follow(self, response: Response, receipt: Receipt, deadline_s: float) -> Response:
+        """The answer of the entity to which it was forwarded. Whatever it is, the forwarding was applied."""
+        answer = Response()
+        try:
+            found = await self._answers.find(receipt, deadline_s)
+        except InversionError as failure:
+            answer.error = failure
+        else:
+            if found is not None:
+                answer = found
+            else:
+                answer.error = InversionError(
+                    Code.DEADLINE, "it was forwarded, and there was no answer by the deadline: see Location"
+                )
+        if answer.error is not None:
+            answer.error.outcome = Outcome.APPLIED
+        answer.version, answer.marks = response.version, response.marks
+        answer.replayed, answer.elsewhere = response.replayed, receipt
+        return answer
 
     async def read_state(self, function: str, key: str) -> State:
         """The newest committed state of an entity. Raises InversionError when the database is away."""

@@ -94,7 +94,7 @@ class Delivery:
     timer: str | None = None  #: its name among the sender's timers: then it has no order
     reply_to: str | None = None  #: the sender's handler that gets the answer
     answers: str | None = None  #: it is the answer to the message with this id
-    hops: int = 0
+    hops: int = 0  #: how often it was forwarded
     attempt: int = 1  #: with the node's own id the token of the lease
     failures: int = 0
     age_ms: int = 0  #: when it was claimed

@@ -80,6 +80,7 @@ def replay(turn: Turn, records: Mapping[str, Recorded]) -> None:
                 answer.refusal,
                 answer.error,
                 replayed=True,
+                elsewhere=answer.elsewhere,
             )
         )
 
@@ -129,5 +130,7 @@ def send_response(turn: Turn, stored: Stored) -> None:
                 answer.refusal,
                 answer.error,
                 turn.marks,
+                False,
+                answer.elsewhere,
             )
         )

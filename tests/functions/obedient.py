@@ -7,6 +7,7 @@
 {"die_if": handler}   the same where that handler is asked
 {"delete": true}      leaves no state
 {"pause": seconds}    before anything else
+{"circle": fields}    is forwarded there, and from there again, for ever
 {"rearm": effect}     does the effect until `count` is "until"
 """
 
@@ -51,7 +52,10 @@ def one(message_in, state):
             ((operation, fields),) = message["rearm"].items()
             again = {operation: {**fields, "message": message}}
             answer["effects"] = [again]
-    answer["response"] = state.get("count", 0)
+    if "circle" in message:
+        answer["effects"] = [{"forward": {**message["circle"], "message": message}}]
+    if not any("forward" in effect for effect in answer.get("effects", ())):
+        answer["response"] = state.get("count", 0)
     return answer, state
 
 

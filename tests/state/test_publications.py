@@ -86,7 +86,7 @@ async def test_batches_reach_every_subscriber_once_and_then_it_is_gone(database_
         expected = sql(database_url, "SELECT function, key, '1' FROM inversion.subscription ORDER BY 1, 2")
         assert inbox(database_url) == expected
         columns = "SELECT DISTINCT sender, sender_version, seq, handler, hops, owner FROM inversion.message"
-        assert sql(database_url, columns) == [("counter/x", 1, 0, "hear", 1, None)]
+        assert sql(database_url, columns) == [("counter/x", 1, 0, "hear", 0, None)]
         assert sql(database_url, "SELECT count(DISTINCT id) FROM inversion.message") == [(25,)]
         assert await fan_out(connection, NODE, [publication]) == {}
 

@@ -304,7 +304,7 @@ class Dispatcher:
             None,
             rfc3339(now_ms),
             rfc3339(now_ms + int(function.timeout_s * 1_000)),
-            hashlib.sha256(delivery.id.encode()).hexdigest()[:16],  # the same for all attempts
+            _seed(delivery),
             None,
             partial(self._answered, held),
         )
@@ -335,6 +335,8 @@ class Dispatcher:
     def _after_failure(self, held: _Held, error: InversionError) -> PutOff | Burial:
         delivery = held.delivery
         function = self._function(delivery.target.function)
+        if error.code is Code.TOO_MANY_HOPS:
+            return self._burial(delivery, error.code.wire, error.detail, error.code.status)
         if function is None:
             return PutOff(delivery, AWAY_PAUSE_S, failed=True, error=words_of(error, {}))
         verdict = after_failure(
@@ -383,3 +385,9 @@ class Dispatcher:
             attempt=delivery.attempt,
             error=error.decode(errors="replace"),
         )
+
+
+def _seed(delivery: Delivery) -> str:
+    """The same for all attempts; what is forwarded keeps its id, and is another message."""
+    named = f"{delivery.id}/{delivery.hops}" if delivery.hops else delivery.id
+    return hashlib.sha256(named.encode()).hexdigest()[:16]

@@ -21,7 +21,11 @@ _OWN: Final = frozenset(("type", "title", "status", "detail", "id", "code", "sou
 
 
 def problem(
-    error: InversionError | FunctionError, request_id: str | None = None, more_fields: bytes = b""
+    error: InversionError | FunctionError,
+    request_id: str | None = None,
+    more_fields: bytes = b"",
+    *,
+    function_outcome: Outcome = Outcome.NOT_APPLIED,
 ) -> HttpResponse:
     """The answer that tells of an error. Without an id the request gets one now, so that logs can name it.
 
@@ -30,7 +34,7 @@ def problem(
     if request_id is None:
         request_id = ids.new_id()
     if isinstance(error, FunctionError):
-        return _of_function(error, request_id, more_fields)
+        return _of_function(error, request_id, more_fields, function_outcome)
     code = error.code
     body: dict[str, object] = {
         "type": f"/errors/{code.wire}",
@@ -54,7 +58,7 @@ def problem(
     return HttpResponse(code.status, fields + more_fields, json_text.encode(body))
 
 
-def _of_function(error: FunctionError, request_id: str, more_fields: bytes) -> HttpResponse:
+def _of_function(error: FunctionError, request_id: str, more_fields: bytes, outcome: Outcome) -> HttpResponse:
     """The function's own answer: its code, its words, its details byte for byte."""
     body = json_text.encode(
         {
@@ -65,12 +69,12 @@ def _of_function(error: FunctionError, request_id: str, more_fields: bytes) -> H
             "id": request_id,
             "code": error.code,
             "source": "function",
-            "outcome": Outcome.NOT_APPLIED.value,
+            "outcome": outcome.value,
         }
     )
     if error.details is not None:
         body = b'%b,"details":%b}' % (body[:-1], error.details)
-    fields = _FIELDS % (request_id.encode("ascii"), b"not_applied")
+    fields = _FIELDS % (request_id.encode("ascii"), outcome.value.encode("ascii"))
     return HttpResponse(error.status, fields + more_fields, body)
 
 

@@ -243,7 +243,10 @@ def _render(request_id: str, response: Response, begun_s: float) -> HttpResponse
     if failure is not None:
         if response.version is not None:
             timing = b'ETag: "%d"\r\n%b' % (response.version, timing)
-        return problem(failure, request_id, timing)
+        if response.elsewhere is None:
+            return problem(failure, request_id, timing)
+        timing += b"Location: %b\r\n" % sending.place_of(response.elsewhere)
+        return problem(failure, request_id, timing, function_outcome=Outcome.APPLIED)
     content_type = response.content_type.encode("latin-1")
     if response.version is None:
         fields = _FIELDS % (content_type, request_id.encode("ascii")) + timing

@@ -4,18 +4,19 @@ One `Consequences` goes with a commit, all or nothing. Immediate messages are bo
 it has room for them (`Births`): after the commit it runs them without a claim. What has a name or a time is
 a timer of the sender's; what is published is one message to its topic. A message whose answer is an error is
 consumed too: the error goes to whoever asked for the answer, else the message becomes a dead letter.
+A `forward` is a message that takes over what is owed to whoever asked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final, Protocol, assert_never
 
 from inversion import json_text, last_words
-from inversion.effects import Cancel, Http, Publish, Send, Subscribe, Unsubscribe
+from inversion.effects import Cancel, Forward, Http, Publish, Send, Subscribe, Unsubscribe
 from inversion.errors import Code, EffectsRefused, Outrun
-from inversion.ids import new_id
-from inversion.messages import Address, Answer, Delivery, Turn
+from inversion.ids import new_id, new_turn_id
+from inversion.messages import Address, Answer, Delivery, Receipt, Turn
 from inversion.names import HTTP, NO_KEY, TOPIC
 from inversion.protocol.effects import UNNAMED, Placed, fold
 from inversion.protocol.outgoing import message_of
@@ -24,6 +25,10 @@ from inversion.state.consequence_rows import Birth, Consequences, Span, Subscrib
 #: What a row costs beside its body: a thousand small ones are no small statement.
 _ROW_BYTES: Final = 500
 _BEFORE_ALL: Final = -1
+#: A chain of forwards that is longer is a circle.
+MAX_HOPS: Final = 16
+#: Behind the place of what is forwarded; an answer has at most a thousand effects, so there is room.
+_FORWARDED_BITS: Final = 40
 #: Why a message is a dead letter though its function answered.
 UNASKED: Final = "its answer is an error, and no reply_to asks for it"
 _OUTSIDE: Final = Address(HTTP, None)
@@ -65,12 +70,14 @@ def consequences_of(
     _consume(made, turn, answers)
     address = turn.address
     for placed in fold([answer.effects for answer in answers]):
-        cause = turn.requests[placed.answer].delivery
-        hops = 1 if cause is None else cause.hops + 1
-        _carry_out(made, address, placed, versions[placed.answer], hops, births)
+        if type(placed.effect) is Forward:
+            cause = turn.requests[placed.answer].delivery
+            answers[placed.answer].elsewhere = _forward(made, address, placed.effect, cause, births)
+        else:
+            _carry_out(made, address, placed, versions[placed.answer], births)
     for request, answer, version in zip(turn.requests, answers, versions, strict=True):
         delivery = request.delivery
-        if delivery is not None and delivery.reply_to is not None:
+        if delivery is not None and delivery.reply_to is not None and answer.elsewhere is None:
             _reply(made, delivery, address, answer, version, births, content_type)
     return made
 
@@ -113,7 +120,7 @@ def _withdrawn(timer: str, answers: Sequence[Answer]) -> bool:
 
 
 def _carry_out(
-    made: Consequences, sender: Address, placed: Placed, version: int, hops: int, births: Births | None
+    made: Consequences, sender: Address, placed: Placed, version: int, births: Births | None
 ) -> None:
     if sender.key is None:
         raise EffectsRefused(Code.PROTOCOL_ERROR, "a call without a key has no effects; nothing was stored")
@@ -129,8 +136,6 @@ def _carry_out(
                 send.message,
                 None,
                 send.reply_to,
-                None,
-                hops,
             )
             _bear(made, delivery, births)
         case Http() as http:
@@ -145,11 +150,10 @@ def _carry_out(
                 http.method,
                 body,
                 reply_to=reply_to,
-                hops=hops,
             )
             _bear(made, delivery, births)
         case Send() as send:
-            _wind(made, sender, send, hops)
+            _wind(made, sender, send)
         case Cancel(name):
             _touch(made, sender, name.encode(), deletes=True)
         case Publish(topic, message):
@@ -157,19 +161,56 @@ def _carry_out(
             target = Address(TOPIC, topic)
             _bear(
                 made,
-                Delivery(target, origin, version, placed.place, new_id(), "publish", message, hops=hops),
+                Delivery(target, origin, version, placed.place, new_id(), "publish", message),
                 births,
             )
         case Subscribe(topic, handler):
             _subscribe(made, topic, handler.encode())
         case Unsubscribe(topic):
             _subscribe(made, topic, None)
-        case other:
-            operation = type(other).__name__.lower()
-            raise EffectsRefused(
-                Code.PROTOCOL_ERROR,
-                f"the effect `{operation}` comes with a later release of inversion; nothing was stored",
-            )
+        case Forward():
+            raise AssertionError("see consequences_of")
+        case never:
+            assert_never(never)
+
+
+def _forward(
+    made: Consequences, address: Address, effect: Forward, cause: Delivery | None, births: Births | None
+) -> Receipt:
+    """The obligation to answer moves on: where the answer will be."""
+    if address.key is None:
+        raise EffectsRefused(Code.PROTOCOL_ERROR, "a call without a key has no effects; nothing was stored")
+    target = Address(effect.function, effect.key)
+    hops = 1 if cause is None else cause.hops + 1
+    if hops > MAX_HOPS:
+        raise EffectsRefused(
+            Code.TOO_MANY_HOPS, f"it was forwarded {MAX_HOPS} times, and would be again; nothing was stored"
+        )
+    if cause is None or cause.outside:
+        id_ = new_id()
+        delivery = Delivery(target, f"-/{id_}", 0, 0, id_, effect.handler, effect.message, hops=hops)
+    else:
+        # Its sender waits for the answer to the message it sent: that goes on under its id, in its order.
+        delivery = Delivery(
+            target,
+            cause.sender,
+            cause.sender_version,
+            _seq_of_forwarded(cause.seq),
+            cause.id,
+            effect.handler,
+            effect.message,
+            reply_to=cause.reply_to,
+            hops=hops,
+        )
+    _bear(made, delivery, births)
+    return Receipt(target, delivery.id)
+
+
+def _seq_of_forwarded(seq: int) -> int:
+    """In the place of the one that is forwarded, and never that of another: two subscribers to a topic may
+    forward to the same entity, and two timers have no place at all."""
+    place = seq >> _FORWARDED_BITS or seq + 1  # above 0: what was forwarded before is known by it
+    return place << _FORWARDED_BITS | int.from_bytes(new_turn_id()[-5:], "big")
 
 
 def _bear(made: Consequences, delivery: Delivery, births: Births | None) -> None:
@@ -198,7 +239,7 @@ def _bear(made: Consequences, delivery: Delivery, births: Births | None) -> None
         made.due = True
 
 
-def _wind(made: Consequences, sender: Address, send: Send, hops: int) -> None:
+def _wind(made: Consequences, sender: Address, send: Send) -> None:
     id_ = new_id()
     name = (UNNAMED + id_ if send.name is None else send.name).encode()
     if send.name is not None:
@@ -214,7 +255,7 @@ def _wind(made: Consequences, sender: Address, send: Send, hops: int) -> None:
             send.handler.encode(),
             send.message,
             None if send.reply_to is None else send.reply_to.encode(),
-            hops,
+            0,
             send.delay_ms or 0,
             None if send.at is None else send.at.encode(),
         )
@@ -257,7 +298,6 @@ def _reply(
         asked.reply_to or "",
         reply_body(answer, content_type),
         answers=asked.id,
-        hops=asked.hops + 1,
     )
     _bear(made, delivery, births)
 
