@@ -54,6 +54,7 @@ The modules in reading order. A module imports only what stands above it in this
     state.outbox        claims, leases, pauses and dead letters of messages
     state.publications  from what was published to a message for each subscriber
     state.agenda        the schedules' rows, and the statement that fires one
+    state.letters       what people see of messages and decide about dead letters
     processes.child_exit  waits for a child that no spawner started: PostgreSQL, another node
     processes.log_lines what a child prints that is no frame
     processes.noise     what that may cost the loop
@@ -89,6 +90,7 @@ The modules in reading order. A module imports only what stands above it in this
     http.asked          what a request asks for by its path and its fields
     http.sending        sends, outputs and cancellations over HTTP
     http.routes         the ingress: /v1/call, /v1/state
+    http.letters        messages and dead letters at the admin door
     http.admin          the admin door
     embedded.binaries   which PostgreSQL
     embedded.place      where it lies and as whom it runs
@@ -119,6 +121,7 @@ The modules in reading order. A module imports only what stands above it in this
     cli.secret          from the environment or a file
     cli.door            the admin door from outside
     cli.asking          invoke, state get, health
+    cli.letters         messages list, show, retry, edit, drop
     cli.migrating       migrate
     cli.banner          what `dev` says when it is up
     cli.serving         dev, serve

@@ -29,7 +29,9 @@ from inversion.errors import Code, Conflict, InversionError, RuntimeBroken, Stor
 from inversion.exposition import function_reports, metrics_of
 from inversion.farewell import answer_all
 from inversion.garbage import Tidying, spared_collector
+from inversion.gate import Bridge
 from inversion.http.admin import Admin, Sources
+from inversion.http.letters import LetterDesk
 from inversion.http.routes import Ingress
 from inversion.http.server import Listener, Server
 from inversion.http.service import Application, Held
@@ -42,6 +44,7 @@ from inversion.opening import Options, listen, open_database, start_error, url_o
 from inversion.processes.supervisor import Supervisor
 from inversion.reload.reloader import Reloader
 from inversion.sends import Sends
+from inversion.state.letters import Letters
 from inversion.state.outputs import Outputs
 from inversion.state.store import PostgresStore
 from inversion.state.sweeper import Kept
@@ -116,6 +119,7 @@ class _Node:
         await self._nursery.start(self._supervisor.run)
         database = await open_database(self._config, self._options, self._nursery)
         self._embedded = database.embedded
+        self._conninfo = database.conninfo
         self._store = PostgresStore(
             database.conninfo,
             self._config.limits,
@@ -211,7 +215,10 @@ class _Node:
             self._outgoing,
         )
         sources = Sources(self._not_ready, metrics.text, partial(function_reports, self._supervisor))
-        admin = partial(Admin, calls, sources, sends, token=self._options.admin_token, tally=self._tally)
+        desk = LetterDesk(Letters(self._conninfo), Bridge(self._nursery))
+        admin = partial(
+            Admin, calls, sources, sends, desk=desk, token=self._options.admin_token, tally=self._tally
+        )
         ingress = Ingress(
             calls,
             sends,

@@ -40,6 +40,7 @@ class Code(Enum):
     NO_HANDLER = ("no_handler", 404)
     NO_STATE = ("no_state", 404)
     NO_OUTPUT = ("no_output", 404)
+    NO_MESSAGE = ("no_message", 404)
     METHOD = ("method", 405)
     SLOW_REQUEST = ("slow_request", 408)
     KEY_IN_FLIGHT = ("key_in_flight", 409)

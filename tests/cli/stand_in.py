@@ -19,6 +19,7 @@ class Script:
     status: int = 200
     headers: dict[str, str] = attrs.field(factory=dict)
     body: bytes = b"null"
+    later: list[bytes] = attrs.field(factory=list)  #: bodies of the answers after the first
     asked: list[tuple[str, str, bytes]] = attrs.field(factory=list)
     authorization: str | None = None
     idempotency_key: str | None = None
@@ -40,8 +41,10 @@ def answering(script: Script, path: Path | None = None) -> Iterator[str]:
             self.send_header("Content-Length", str(len(script.body)))
             self.end_headers()
             self.wfile.write(script.body)
+            if script.later:
+                script.body = script.later.pop(0)
 
-        do_GET = do_POST = answer
+        do_GET = do_POST = do_DELETE = answer
 
         def address_string(self) -> str:
             return "test"

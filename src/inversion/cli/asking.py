@@ -59,12 +59,12 @@ def invoke(
     """
     path = target("v1", "call", *(part for part in (function, key, handler) if part is not None))
     headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
-    reply = _ask(admin_url, "POST", path, _body(data), headers)
+    reply = ask(admin_url, "POST", path, body(data), headers)
     if as_json:
         _write_json(reply, "response")
     elif reply.status == 200:
         write_bytes(reply.body)
-    _end(reply, quiet=as_json)
+    end(reply, quiet=as_json)
 
 
 @click.group()
@@ -79,12 +79,12 @@ def state() -> None:
 @json_option
 def state_get(function: str, key: str, admin_url: str | None, as_json: bool) -> None:
     """Print the state of FUNCTION's entity KEY."""
-    reply = _ask(admin_url, "GET", target("v1", "state", function, key))
+    reply = ask(admin_url, "GET", target("v1", "state", function, key))
     if as_json:
         _write_json(reply, "state")
     elif reply.status == 200:
         write_bytes(reply.body)
-    _end(reply, quiet=as_json)
+    end(reply, quiet=as_json)
 
 
 @click.command()
@@ -106,7 +106,8 @@ def health(admin_url: str | None, as_json: bool) -> None:
     sys.exit(0 if ready else EXIT_ANSWER)
 
 
-def _body(data: str | None) -> bytes:
+def body(data: str | None) -> bytes:
+    """What -d says; without it, what stands on standard input."""
     if data is None:
         return b"" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer.read()
     if data == "@-":
@@ -119,13 +120,14 @@ def _body(data: str | None) -> bytes:
         raise click.UsageError(f"-d {data}: {error.strerror}") from None
 
 
-def _ask(
+def ask(
     admin_url: str | None,
     method: str,
     path: str,
     body: bytes | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Reply:
+    """One question to the server; without one the command ends."""
     try:
         return Door.find(admin_url, admin_token(), Path.cwd()).request(method, path, body, headers=headers)
     except NoServer as error:
@@ -148,7 +150,8 @@ def _write_json(reply: Reply, name: str) -> None:
     write_bytes(b'%b,"%b":%b}\n' % (head[:-1], name.encode(), body))
 
 
-def _end(reply: Reply, *, quiet: bool) -> None:
+def end(reply: Reply, *, quiet: bool) -> None:
+    """The command ends here if the answer is an error, with its words unless they were printed."""
     if reply.status == 200:
         return
     if quiet:

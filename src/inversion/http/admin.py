@@ -1,4 +1,4 @@
-"""The admin door: health, metrics, functions, and every ingress route with states readable.
+"""The admin door: health, metrics, functions, messages, and every ingress route with states readable.
 
 On TCP the Host must be an IP literal, localhost or a configured name (a web page that rebinds its own name
 to 127.0.0.1 is kept out), a foreign Origin is refused, and all but /livez, /readyz and /metrics needs the
@@ -20,6 +20,7 @@ from inversion import ids, json_text
 from inversion.errors import Code, InversionError, RequestRefused
 from inversion.http.asked import MethodRefused
 from inversion.http.framing import HttpRequest
+from inversion.http.letters import LetterDesk
 from inversion.http.routes import Calls, Ingress
 from inversion.http.sending import Sends
 from inversion.http.service import HttpResponse
@@ -30,6 +31,7 @@ _FIELDS: Final = (
     b"Content-Type: %b\r\nCache-Control: no-store\r\nInversion-Id: %b\r\nInversion-Outcome: %b\r\n"
 )
 _JSON: Final = b"application/json"
+_MESSAGES: Final = b"/v1/messages/"
 _OPEN_PATHS: Final = frozenset((b"/livez", b"/readyz", b"/metrics"))
 
 
@@ -106,6 +108,7 @@ class Admin:
         sources: Sources,
         sends: Sends | None = None,
         *,
+        desk: LetterDesk | None = None,
         token: str | None,
         trusted: bool = False,
         hosts: Collection[str] = (),
@@ -113,6 +116,7 @@ class Admin:
     ) -> None:
         self._ingress = Ingress(calls, sends, read_state=True, tally=tally)
         self._sources = sources
+        self._desk = desk
         self._keeper = Doorkeeper(token, trusted=trusted, hosts=hosts)
 
     async def answer(self, request: HttpRequest) -> HttpResponse:
@@ -128,6 +132,8 @@ class Admin:
             case b"/v1/functions":
                 reports = [_described(report) for report in self._sources.functions()]
                 return _answer(request, 200, {"functions": reports})
+            case path if self._desk is not None and (path + b"/").startswith(_MESSAGES):
+                return await self._desk.answer(request)
             case _:
                 return await self._ingress.answer(request)
 

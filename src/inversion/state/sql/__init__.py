@@ -1,4 +1,4 @@
-"""All SQL there is: `queries.sql` by name, the migrations in order, `schema.sql` = the whole schema today.
+"""All SQL there is: queries.sql and letters.sql by name, the migrations in order, `schema.sql` = their sum.
 
 A `Statement` carries the name under which a connection prepares it: the hash of its text, so that two
 releases on one server (or one pooler) never share a name for different texts. Files are split into
@@ -101,7 +101,7 @@ def _read(name: str) -> str:
 
 
 def _queries() -> Mapping[str, str]:
-    _, *parts = _NAME.split(_read("queries.sql"))
+    _, *parts = _NAME.split(_read("queries.sql") + _read("letters.sql"))
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
@@ -166,6 +166,14 @@ LOOK_AT_SCHEDULES: Final = statement(_QUERIES["look_at_schedules"])
 FIRE_SCHEDULE: Final = statement(_QUERIES["fire_schedule"])
 KEEP_SCHEDULES: Final = statement(_QUERIES["keep_schedules"])
 FORGET_SCHEDULES: Final = statement(_QUERIES["forget_schedules"])
+#: text function, due or key, id of a place, text last function, key or null, int8 limit -> as in letters.py.
+LIST_WAITING: Final = statement(_QUERIES["list_waiting"])
+LIST_DEAD: Final = statement(_QUERIES["list_dead"])
+SHOW_LETTER: Final = statement(_QUERIES["show_letter"])
+#: text function, key or null, id or null, latest death, int8 limit (, text body or null) -> a row for each.
+RETRY_LETTERS: Final = statement(_QUERIES["retry_letters"])
+DROP_LETTERS: Final = statement(_QUERIES["drop_letters"])
+CLOCK: Final = statement(_QUERIES["clock"])
 #: text[] functions, keys, ids -> (ordinal int8, hash, turn, version int8, status int8, content type, body).
 RECORDED: Final = statement(_QUERIES["recorded"])
 #: sending.py has its arrays -> (ordinal int8) of those that had not been sent before.
