@@ -32,6 +32,13 @@ retry = {{ pause = "50ms", longest_pause = "500ms" }}
 #: Several batches of 1,000 for each publication, and soon over on a slow machine.
 SUBSCRIBERS = 3_500
 PUBLISHERS = ("p", "q")
+UNDER_WAY = "SELECT count(*) FROM inversion.message WHERE function = '~topic'"
+END_CONNECTION = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+ WHERE datname = current_database() AND pid <> pg_backend_pid() AND query LIKE '%last_function%'
+"""
+#: So often, then it may come to its end.
+ENDED = 5
 #: What a killed node has leased waits for 10 s, and the machine may be slow.
 PATIENCE_S = 120.0
 
@@ -57,15 +64,9 @@ async def test_each_subscriber_hears_once_whoever_is_killed_amid_a_fan_out(
     start: Any, database_url: str, row: Row
 ) -> None:
     for number in range(row.times):
-        topic = f"news{number}"
-        await query(
-            database_url,
-            "INSERT INTO inversion.subscription"
-            f" SELECT '{topic}', 'b', 's{number}-' || n, 'call' FROM generate_series(1, {SUBSCRIBERS}) AS n",
-        )
+        await subscribe(database_url, number)
         with start() as node:
-            for publisher in PUBLISHERS:
-                await publish(node, publisher, topic)
+            await publish(node, number)
             made = await until_some_were_made(database_url)
             node.process.send_signal(signal.SIGKILL)
             node.process.wait(10)
@@ -80,13 +81,45 @@ async def test_each_subscriber_hears_once_whoever_is_killed_amid_a_fan_out(
     assert await query(database_url, "SELECT * FROM inversion.dead_letter") == []
 
 
-async def publish(node: RunningCommand, publisher: str, topic: str) -> None:
-    """Two publications of one turn."""
-    effects = [
-        {"publish": {"topic": topic, "message": {"add": 1, "as": f"{publisher}{n}"}}} for n in range(2)
-    ]
-    answer = await node.call(f"b/{publisher}", {"do": effects})
-    assert answer.status == 200, answer.body
+@pytest.mark.fault("M2", "the server ends the connection over which the messages are made, again and again")
+@pytest.mark.timeout(60 * 30)
+async def test_a_fan_out_whose_connection_breaks_goes_on_where_it_was(
+    start: Any, database_url: str, row: Row
+) -> None:
+    with start() as node:
+        for number in range(row.times):
+            await subscribe(database_url, number)
+            await publish(node, number)
+            ended = 0
+            with trio.fail_after(PATIENCE_S):
+                while (await query(database_url, UNDER_WAY))[0][0]:
+                    ended += len(await query(database_url, END_CONNECTION)) if ended < ENDED else 0
+                    await trio.sleep(0.01)
+                row.fired(f"ended {ended} connections while messages were made")
+                assert ended
+                while await check(database_url, number):  # noqa: ASYNC110 (another process)
+                    await trio.sleep(0.2)
+            row.recovered()
+            assert await heard(database_url, number) == SUBSCRIBERS
+
+
+async def subscribe(url: str, number: int) -> None:
+    await query(
+        url,
+        "INSERT INTO inversion.subscription"
+        f" SELECT 'news{number}', 'b', 's{number}-' || n, 'call' FROM generate_series(1, {SUBSCRIBERS}) AS n",
+    )
+
+
+async def publish(node: RunningCommand, number: int) -> None:
+    """Two publications of each publisher, in one turn."""
+    for publisher in PUBLISHERS:
+        effects = [
+            {"publish": {"topic": f"news{number}", "message": {"add": 1, "as": f"{publisher}{n}"}}}
+            for n in range(2)
+        ]
+        answer = await node.call(f"b/{publisher}", {"do": effects})
+        assert answer.status == 200, answer.body
 
 
 async def until_some_were_made(url: str) -> int:

@@ -205,8 +205,9 @@ class Dispatcher:
 
     async def _renew(self, outbox: Outbox, now_s: float) -> None:
         due = [held for held in self._held if now_s - held.renewed_s >= _RENEW_S]
-        if due:
-            await outbox.renew([held.delivery for held in due])
+        publications = self._fan_out.renewals(now_s)
+        if due or publications:
+            await outbox.renew([*(held.delivery for held in due), *publications])
             for held in due:
                 held.renewed_s = now_s
 

@@ -17,6 +17,7 @@ from inversion.delivery.aftermath import AWAY_PAUSE_S, OUTRUN_PAUSE_S
 from inversion.messages import Delivery
 from inversion.observe import logs
 from inversion.observe.metrics import Counters
+from inversion.state.consequence_rows import LEASE_MS
 from inversion.state.dialing import ConnectionLost, Settings, UnfitServer
 from inversion.state.lane import Backoff, Knocking
 from inversion.state.outbox import PutOff
@@ -60,6 +61,7 @@ class FanOut:
         self._give_back = give_back
         self._pairs: dict[_Pair, dict[_Place, Delivery]] = {}
         self._some = trio.Event()
+        self._renewed_s = 0.0
         self._draining = False
 
     @property
@@ -78,23 +80,34 @@ class FanOut:
         pair[publication.sender_version, publication.seq] = publication
         self._some.set()
 
+    def renewals(self, now_s: float) -> Sequence[Delivery]:
+        """Those whose lease is to be renewed: one that waits for an earlier one of its pair may wait long."""
+        if now_s - self._renewed_s < LEASE_MS / 3_000:
+            return ()
+        self._renewed_s = now_s
+        return self._all()
+
     def drain(self) -> None:
         """Give back what it has, for other nodes to go on with."""
         self._draining = True
-        for pair in list(self._pairs.values()):
-            for publication in list(pair.values()):
-                self._return(publication, 0.0)
+        for publication in self._all():
+            self._return(publication, 0.0)
 
     async def run(self) -> None:
         """Serve until cancelled; a database that is away is tried again."""
         backoff = Backoff()
         while True:
             await self._some.wait()
+            if not self._pairs:
+                self._some = trio.Event()
+                continue
             await self._knocking.turn()
             try:
                 connection = await Connection.open(self._conninfo, Settings())
             except (ConnectionLost, StatementFailed, UnfitServer) as failure:
                 self._knocking.failed(failure, "no database")
+                for publication in self._all():  # another node may have a connection
+                    self._return(publication, AWAY_PAUSE_S)
                 continue
             self._knocking.succeeded()
             try:
@@ -141,6 +154,9 @@ class FanOut:
         made = sum(batch.made for batch in batches.values())
         self._counters.messages_published += made
         return made
+
+    def _all(self) -> Sequence[Delivery]:
+        return [publication for pair in self._pairs.values() for publication in pair.values()]
 
     def _return(self, publication: Delivery, pause_s: float) -> None:
         if self._drop(publication):
