@@ -106,9 +106,8 @@ def quote(text: str) -> bytes:
 
 
 def unquote(text: bytes) -> str | None:
-    """The text of a JSON string; None: it is another value. Raises ValueError: it is none."""
-    value = orjson.loads(text)
-    return value if isinstance(value, str) else None
+    """The text of a JSON string; None: it is another value. Raises ValueError for a string that is none."""
+    return str(orjson.loads(text)) if text.lstrip().startswith(b'"') else None
 
 
 def encode(value: object) -> bytes:
