@@ -120,7 +120,7 @@ The modules in reading order. A module imports only what stands above it in this
     privacy             what functions cannot read of the node
     cli.secret          from the environment or a file
     cli.door            the admin door from outside
-    cli.asking          invoke, state get, health
+    cli.asking          invoke, send, state get, health
     cli.letters         messages list, show, retry, edit, drop
     cli.migrating       migrate
     cli.banner          what `dev` says when it is up

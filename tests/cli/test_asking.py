@@ -50,6 +50,43 @@ def test_invoke_sends_the_body_and_prints_the_answer(project: Path) -> None:
     assert (result.exit_code, result.stdout) == (0, '{"count":1}')
 
 
+SENT = {**ANSWERED, "Location": "/v1/output/order/o1/m1"}
+
+
+@pytest.mark.parametrize(
+    ("more", "path"),
+    [
+        ((), "/v1/send/order/o1/place"),
+        (("--delay", "10s"), "/v1/send/order/o1/place?delay=10s"),
+        (
+            ("--at", "2026-11-24T02:11:00+01:00"),
+            "/v1/send/order/o1/place?at=2026-11-24T02%3A11%3A00%2B01%3A00",
+        ),
+    ],
+)
+def test_send_prints_where_the_answer_will_be(project: Path, more: tuple[str, ...], path: str) -> None:
+    script = Script(status=202, body=b'{"id":"m1"}', headers=SENT)
+    with answering(script, project / ".inversion" / "admin.sock"):
+        result = run("send", "order", "o1", "place", "-d", "1", "--idempotency-key", "a-7", *more)
+        assert script.idempotency_key == "a-7"
+        told = run("send", "order", "o1", "place", "--json", *more, stdin=b"1")
+    assert script.asked == [("POST", path, b"1")] * 2
+    assert (result.exit_code, result.stdout) == (0, "/v1/output/order/o1/m1\n")
+    assert json.loads(told.stdout)["sent"] == {"id": "m1"}
+
+
+def test_send_ends_as_invoke_does_when_it_is_refused(project: Path) -> None:
+    script = Script(status=404, body=PROBLEM, headers={"Content-Type": "application/problem+json"})
+    with answering(script, project / ".inversion" / "admin.sock"):
+        result = run("send", "x", "-d", "1")
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert "no_function" in result.stderr
+        told = run("send", "x", "-d", "1", "--json")
+        assert (told.exit_code, json.loads(told.stdout)["error"]["code"]) == (1, "no_function")
+    assert run("send", "x", "-d", "1", "--delay", "1s", "--at", "2026-11-24T02:11:00Z").exit_code == 2
+    assert run("send", "x", "-d", "1").exit_code == 3
+
+
 def test_invoke_passes_an_idempotency_key_on(project: Path) -> None:
     script = Script(body=b"1", headers=ANSWERED)
     with answering(script, project / ".inversion" / "admin.sock"):

@@ -7,7 +7,7 @@ from __future__ import annotations
 import click
 
 from inversion import __version__, open_files
-from inversion.cli.asking import health, invoke, state
+from inversion.cli.asking import health, invoke, send, state
 from inversion.cli.examining import doctor
 from inversion.cli.letters import messages
 from inversion.cli.migrating import migrate
@@ -24,7 +24,7 @@ def inversion() -> None:
     """Any executable becomes a durable, stateful function behind HTTP, on nothing but PostgreSQL."""
 
 
-for command in (dev, serve, migrate, invoke, state, messages, health, doctor, node):
+for command in (dev, serve, migrate, invoke, send, state, messages, health, doctor, node):
     inversion.add_command(command)
 
 

@@ -1,4 +1,4 @@
-"""Commands that ask a running server: invoke, state get, health."""
+"""Commands that ask a running server: invoke, send, state get, health."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
+from urllib.parse import quote
 
 import click
 
@@ -20,6 +21,8 @@ FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 #: A probe that has to wait this long has its answer.
 _HEALTH_TIMEOUT_S = 5.0
+#: The answer to a message that is durable and will be delivered.
+_SENT: Final = 202
 
 
 def door_option(command: FunctionT) -> FunctionT:
@@ -64,6 +67,47 @@ def invoke(
         _write_json(reply, "response")
     elif reply.status == 200:
         write_bytes(reply.body)
+    end(reply, quiet=as_json)
+
+
+@click.command()
+@click.argument("function")
+@click.argument("key", required=False)
+@click.argument("handler", required=False)
+@click.option("-d", "--data", metavar="BODY", help="The body, JSON; @FILE reads a file, @- standard input.")
+@click.option("--delay", metavar="DURATION", help="Not before so long from now: 500ms, 10s, 24h.")
+@click.option("--at", metavar="TIME", help="Not before then: 2026-11-24T02:11:00Z.")
+@click.option("--idempotency-key", metavar="K", help="The same key again is the same message.")
+@door_option
+@json_option
+def send(
+    function: str,
+    key: str | None,
+    handler: str | None,
+    data: str | None,
+    delay: str | None,
+    at: str | None,
+    idempotency_key: str | None,
+    admin_url: str | None,
+    as_json: bool,
+) -> None:
+    """Send FUNCTION, with the state of KEY, at HANDLER (default: call) a message, and do not wait.
+
+    It is durable when the command ends; what is printed is where its answer will be. The body is -d, or what
+    stands on standard input.
+    """
+    if delay is not None and at is not None:
+        raise click.UsageError("--delay and --at: one of them says when")
+    path = target("v1", "send", *(part for part in (function, key, handler) if part is not None))
+    for name, value in (("delay", delay), ("at", at)):
+        if value is not None:
+            path += f"?{name}={quote(value, safe='')}"
+    headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
+    reply = ask(admin_url, "POST", path, body(data), headers)
+    if as_json:
+        _write_json(reply, "sent")
+    elif reply.status == _SENT:
+        click.echo(reply.headers.get("location", ""))
     end(reply, quiet=as_json)
 
 
@@ -146,13 +190,13 @@ def _write_json(reply: Reply, name: str) -> None:
         body = reply.body or b"null"
     else:
         body = json_text.encode(reply.body.decode("utf-8", "replace"))
-    name = name if reply.status == 200 else "error"
+    name = name if reply.status in (200, _SENT) else "error"
     write_bytes(b'%b,"%b":%b}\n' % (head[:-1], name.encode(), body))
 
 
 def end(reply: Reply, *, quiet: bool) -> None:
     """The command ends here if the answer is an error, with its words unless they were printed."""
-    if reply.status == 200:
+    if reply.status in (200, _SENT):
         return
     if quiet:
         sys.exit(EXIT_ANSWER)
