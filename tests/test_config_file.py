@@ -7,7 +7,18 @@ from pathlib import Path
 import pytest
 
 from inversion import config_values as values
-from inversion.config import Channel, Config, Correlate, HelloRule, Mode, Processes, Retry, Sandbox, Walls
+from inversion.config import (
+    Channel,
+    Config,
+    Correlate,
+    HelloRule,
+    Mode,
+    Processes,
+    Retention,
+    Retry,
+    Sandbox,
+    Walls,
+)
 from inversion.config_file import ConfigError, load
 
 
@@ -83,6 +94,10 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         allow = ["api.example.com", "*.internal.example:8443", "10.0.0.0/8"]
         timeout = "5s"
         retry = { attempts = 20, pause = "2s" }
+        [retention]
+        keys = "12h"
+        outputs = "1h"
+        dead_letters = "30d"
         """,
     )
     cart, checksum = config.functions["cart"], config.functions["sum"]
@@ -110,6 +125,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     ]
     assert config.http.timeout_s == 5.0
     assert (config.http.retry.attempts, config.http.retry.pause_s) == (20, 2.0)
+    assert config.retention == Retention(43_200.0, 3_600.0, 30 * 86_400.0)
 
 
 def test_nothing_is_allowed_to_go_out_by_itself() -> None:

@@ -120,11 +120,12 @@ class _Node:
         database = await open_database(self._config, self._options, self._nursery)
         self._embedded = database.embedded
         self._conninfo = database.conninfo
+        retention = self._config.retention
         self._store = PostgresStore(
             database.conninfo,
             self._config.limits,
             self._watch,
-            kept=Kept(self._config.retention.keys_s, self._config.retention.outputs_s),
+            kept=Kept(retention.keys_s, retention.outputs_s, retention.dead_letters_s),
             log=_log.warning,
             counters=self._counters,
         )

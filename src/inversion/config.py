@@ -141,6 +141,9 @@ class Http:
 class Retention:
     keys_s: float = 86_400.0  #: an answer to an Idempotency-Key: longer than anybody retries
     outputs_s: float = 86_400.0  #: an answer to a send
+    dead_letters_s: float | None = (
+        None  #: None: until somebody decides about them, for nobody may have looked
+    )
 
 
 @attrs.frozen(slots=True)

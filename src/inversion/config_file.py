@@ -251,6 +251,7 @@ _SHAPES: Final[dict[type, dict[str, tuple[str, Callable[[object], object] | None
     Retention: {
         "keys_s": ("keys", values.duration(zero=False)),
         "outputs_s": ("outputs", values.duration(zero=False)),
+        "dead_letters_s": ("dead_letters", values.duration(zero=False)),
     },
     Function: {
         "name": (_NAME_SLOT, lambda name: name),

@@ -35,6 +35,7 @@ _BACKLOG: Final[Sequence[tuple[str, str, Callable[[Backlog], float]]]] = (
     ("messages_waiting", "Messages in the database, up to 10,000.", lambda backlog: backlog.messages),
     ("timers_waiting", "Timers in the database, up to 10,000.", lambda backlog: backlog.timers),
     ("messages_lag_seconds", "How long the oldest that is due has been so.", lambda backlog: backlog.lag_s),
+    ("dead_letters", "Dead letters in the database, up to 10,000.", lambda backlog: backlog.dead),
 )
 
 

@@ -52,6 +52,7 @@ class Backlog(NamedTuple):
     messages: int
     timers: int
     lag_s: float  #: how long the oldest that is due has been so
+    dead: int  #: dead letters
 
 
 class Outbox:
@@ -166,7 +167,11 @@ class Outbox:
         found = await self._connection.execute(sql.BACKLOG, [names])
         return {
             functions[_int(found, row, 0) - 1]: Backlog(
-                _int(found, row, 1), _int(found, row, 2), _int(found, row, 3), _int(found, row, 4) / 1_000
+                _int(found, row, 1),
+                _int(found, row, 2),
+                _int(found, row, 3),
+                _int(found, row, 4) / 1_000,
+                _int(found, row, 5),
             )
             for row in range(found.count)
         }

@@ -1,4 +1,4 @@
-"""Forgets what nobody may ask for any more: recorded answers, and sends, past their retention.
+"""Forgets what nobody may ask for any more: recorded answers, sends and dead letters, past their retention.
 
 Small batches by the database's clock, rows that somebody has locked are left for the next time, so that any
 number of nodes may sweep at once. It has a connection of its own for as long as a sweep lasts.
@@ -33,6 +33,7 @@ class Kept:
 
     keys_s: float  #: answers to keyed requests, and that something was sent
     outputs_s: float  #: answers to messages from outside
+    dead_letters_s: float | None = None  #: None: until somebody drops them
 
 
 KEPT: Final = Kept(86_400.0, 86_400.0)
@@ -72,6 +73,10 @@ async def sweep(conninfo: str, kept: Kept, window_s: float = _ALL_S) -> int:
                 count += swept.count
                 if swept.count < _MOST:
                     break
+        if kept.dead_letters_s is not None:
+            retention = int(kept.dead_letters_s * 1_000).to_bytes(8, "big")
+            while (swept := await connection.execute(sql.SWEEP_DEAD_LETTERS, [retention])).count:
+                count += swept.count
         return count
     finally:
         connection.close()

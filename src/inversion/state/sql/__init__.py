@@ -155,7 +155,7 @@ BURY_TIMER: Final = statement(_QUERIES["bury_timer"])
 #: text[] topics, senders, int8[] versions, seqs, attempts, most, uuid owner, int8 lease in ms ->
 #: (ordinal int8, messages made int8, boolean: that was the last) of those that are the owner's to go on with.
 FAN_OUT: Final = statement(_QUERIES["fan_out"])
-#: text[] functions -> (ordinal int8, due int8, messages int8, timers int8, lag in ms int8), up to 10,000.
+#: text[] functions -> (ordinal, due, messages, timers, lag in ms, dead letters; int8), each up to 10,000.
 BACKLOG: Final = statement(_QUERIES["backlog"])
 #: text[] functions, names, rules: known from now on.
 ADOPT_SCHEDULES: Final = statement(_QUERIES["adopt_schedules"])
@@ -186,6 +186,8 @@ WITHDRAW: Final = statement(_QUERIES["withdraw"])
 #: int8 milliseconds of retention, milliseconds before that, 1 for outputs or 0 for all else -> a row for each
 #: record that was deleted, at most 1,000.
 SWEEP_REQUESTS: Final = statement(_QUERIES["sweep_requests"])
+#: int8 milliseconds of retention -> a row for each dead letter that was deleted.
+SWEEP_DEAD_LETTERS: Final = statement(_QUERIES["sweep_dead_letters"])
 #: text[] functions, text[] keys -> (ordinal int8, turn uuid, prev uuid), each row locked.
 FIND: Final = statement(_QUERIES["find"])
 #: text[] functions, text[] keys -> (ordinal int8) of the rows that nobody has locked.

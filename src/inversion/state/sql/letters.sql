@@ -112,5 +112,16 @@ DELETE FROM inversion.dead_letter AS d
  WHERE d.function = o.function AND d.key = o.key AND d.id = o.id
 RETURNING 1;
 
+-- name: sweep_dead_letters
+-- No index leads here: where a retention is set there are few, and without one nobody asks.
+DELETE FROM inversion.dead_letter AS d
+ USING (SELECT o.function, o.key, o.id
+          FROM inversion.dead_letter AS o
+         WHERE o.died_at < now() - $1::int8 * interval '1 millisecond'
+         LIMIT 1000
+           FOR UPDATE SKIP LOCKED) AS o
+ WHERE d.function = o.function AND d.key = o.key AND d.id = o.id
+RETURNING 1;
+
 -- name: clock
 SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"');

@@ -606,7 +606,8 @@ SELECT f.at,
                (SELECT m.due_at FROM inversion.message AS m WHERE m.function || '' = f.function
                  ORDER BY m.due_at LIMIT 1),
                (SELECT t.due_at FROM inversion.timer AS t WHERE t.target_function = f.function
-                 ORDER BY t.due_at LIMIT 1))) * 1000)::int8)
+                 ORDER BY t.due_at LIMIT 1))) * 1000)::int8),
+       (SELECT count(*) FROM (SELECT 1 FROM inversion.dead_letter AS l WHERE l.function = f.function LIMIT 10000) AS w)
   FROM unnest($1::text[]) WITH ORDINALITY AS f (function, at);
 
 -- name: adopt_schedules
