@@ -4,6 +4,7 @@ The alterations live here and replace parts of a node that runs; nothing of them
 INVERSION_SWEEP_S: recorded answers past their retention are looked for so often.
 INVERSION_CRASH_AT: where it kills itself (crash_points.py).
 INVERSION_LEASE_S: how long it has what it took of messages, instead of 10 s.
+INVERSION_CRON_S: schedules are looked at so often.
 INVERSION_CLOCK_OFF_S: how far its wall clock is off.
 """
 
@@ -42,6 +43,10 @@ def alter() -> None:
         import crash_points
 
         crash_points.arm(crash_at)
+    if look_s := os.environ.get("INVERSION_CRON_S"):
+        from inversion.delivery import cron
+
+        cron.POLL_S = float(look_s)  # type: ignore[misc]
     if lease_s := os.environ.get("INVERSION_LEASE_S"):
         shorten_leases(float(lease_s))
 
