@@ -9,7 +9,8 @@ import orjson
 import pytest
 import trio
 from outside import Behaviour, Heard, Outside, answer, outside, says
-from test_messages import state_of, until, until_sql
+from test_dead_letters import TOKEN, ask
+from test_messages import sql, state_of, until, until_sql
 
 from fix_node import LiveNode, StartNode
 from inversion.observe import logs
@@ -165,7 +166,7 @@ async def test_without_an_allow_list_the_error_says_what_to_write(
         await do(node, http(server, reply_to="replied"))
         error = (await reply_to(node))["error"]
         assert error["code"] == "http_refused"
-        assert 'inversion.toml: [http] allow = ["127.0.0.1"]' in error["message"]
+        assert f'inversion.toml: [http] allow = ["127.0.0.1:{server.port}"]' in error["message"]
         await do(node, http(server), entity="a/silent")
         await until_sql(
             database_url,
@@ -200,7 +201,7 @@ async def test_a_host_that_hangs_does_not_hold_up_another(
     """More requests to it wait than a node holds."""
     monkeypatch.setattr("inversion.delivery.outgoing._GRACE_S", 0.1)
     async with outside(hanging()) as slow, outside(says(answer()), host="127.0.0.2") as quick:
-        config = toml(obedient_toml, allow='"127.0.0.0/8"', timeout='"20s"')
+        config = toml(obedient_toml, allow='"127.0.0.0/8"', timeout='"120s"')
         async with start_node(config) as node:
             for n in range(5):
                 await do(node, *[http(slow)] * 100, entity=f"a/slow{n}")
@@ -212,8 +213,9 @@ async def test_a_host_that_hangs_does_not_hold_up_another(
 
 
 async def test_a_drain_lets_what_runs_end_and_gives_back_the_rest(
-    start_node: StartNode, obedient_toml: str, database_url: str
+    start_node: StartNode, obedient_toml: str, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("inversion.delivery.outgoing._GRACE_S", PATIENCE_S)
     going = trio.Event()
 
     async def when_told(_: Heard, stream: trio.abc.Stream) -> None:
@@ -266,3 +268,37 @@ async def test_nobody_calls_the_function_that_makes_requests(
             assert (await node.call(path, body)).status == 404
         said = await node.call("a/x", {"do": [{"send": {"function": "~http", "message": {}}}]})
         assert said.status == 502
+
+
+async def test_a_dead_letter_that_is_tried_again_keeps_its_key(
+    start_node: StartNode, obedient_toml: str, database_url: str
+) -> None:
+    behave = says(*[answer(500)] * 3, answer(200))
+    async with outside(behave) as server, start_node(toml(obedient_toml), admin_token=TOKEN) as node:
+        await do(node, http(server))
+        await until_sql(database_url, "SELECT failures FROM inversion.dead_letter", (3,))
+        ((id_,),) = sql(database_url, "SELECT id FROM inversion.dead_letter")
+        assert (await ask(node, f"/v1/messages/~http/-/{id_}/retry", b"POST"))[0] == 200
+        heard = await until_heard(server, 4)
+        assert {each.key for each in heard} == {id_}
+        await until_sql(database_url, "SELECT count(*) FROM inversion.dead_letter", (0,))
+
+
+async def test_a_dead_letter_that_was_edited_into_none_is_refused_and_dead_again(
+    start_node: StartNode, obedient_toml: str, database_url: str
+) -> None:
+    async with (
+        outside(says(answer())) as server,
+        start_node(toml(obedient_toml, allow=""), admin_token=TOKEN) as node,
+    ):
+        await do(node, http(server))
+        await until_sql(database_url, "SELECT count(*) FROM inversion.dead_letter", (1,))
+        ((id_,),) = sql(database_url, "SELECT id FROM inversion.dead_letter")
+        edited = orjson.dumps({"url": "http://user:s3cret@127.0.0.1/"})
+        assert (await ask(node, f"/v1/messages/~http/-/{id_}/retry", b"POST", edited))[0] == 200
+        await until_sql(
+            database_url,
+            "SELECT error::json->>'message' LIKE 'this is no http request: http.url %', "
+            "position('s3cret' in error) FROM inversion.dead_letter",
+            (True, 0),
+        )

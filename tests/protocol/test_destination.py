@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from ipaddress import IPv4Address, IPv6Address
 
 import pytest
@@ -206,7 +207,7 @@ def test_a_range_opens_its_addresses_to_names_on_the_list_and_to_itself() -> Non
 
 
 def test_a_literal_address_needs_a_range_though_it_is_public() -> None:
-    assert f'add "{PUBLIC}"' in refusal(allow("api.example.com"), f"https://{PUBLIC}/")
+    assert f'add "{PUBLIC}:443"' in refusal(allow("api.example.com"), f"https://{PUBLIC}/")
     assert chosen(allow(PUBLIC), f"https://{PUBLIC}/") == [PUBLIC]
 
 
@@ -277,3 +278,14 @@ def test_whatever_is_chosen_was_found_and_is_public_or_named(
         assert address in found
         assert kind_of(address) is None or address in network
         assert str(address) != METADATA
+
+
+@pytest.mark.parametrize("host", ["api.example.com", "127.0.0.1", "[::1]", "10.0.0.1", "169.254.169.254"])
+@pytest.mark.parametrize("listed", [(), ("other.example.com",)])
+def test_who_lists_what_a_refusal_says_may_go_there_and_to_no_other_port(
+    host: str, listed: tuple[str, ...]
+) -> None:
+    url = f"http://{host}:8080/"
+    advised = re.findall(r'"(.*?)"', refusal(allow(*listed), url))[-1]
+    allow(advised).check(read_url(url))
+    refusal(allow(advised), f"http://{host}:8081/")

@@ -325,7 +325,7 @@ class AllowList:
         if not any(entry.holds(address) and entry.opens(url) for entry in self.entries):
             raise Refused(
                 f"{subject}: {what} {kind or 'an unlisted'} address; if that is meant, "
-                f'add "{address}" to http.allow'
+                f'add "{_entry_of(address, url.port)}" to http.allow'
             )
         inner = _inner(address)
         if inner is not None:
@@ -338,7 +338,12 @@ NOTHING: Final = AllowList()
 def _entry_for(url: Url) -> str:
     """What to write on the allow-list for this URL."""
     if url.address is not None:
-        return url.host
+        return _entry_of(url.address, url.port)
     scheme = "" if url.secure else "http://"
     port = "" if url.port == _default_port(url.secure) else f":{url.port}"
     return f"{scheme}{url.host}{port}"
+
+
+def _entry_of(address: IPAddress, port: int) -> str:
+    """That port alone: who opens an inner address seldom means all that listens there."""
+    return f"[{address}]:{port}" if isinstance(address, IPv6Address) else f"{address}:{port}"
