@@ -163,7 +163,10 @@ class _Node:
         self._nursery.start_soon(self._outputs.run)
         await self._supervisor.first_words(_HELLO_PATIENCE_S)
         if (origin := self._options.reload) is not None:
-            reloader = Reloader(self._config, origin, self._functions, self._supervisor, self._office)
+            take_up = self._outgoing.take_up
+            reloader = Reloader(
+                self._config, origin, self._functions, self._supervisor, self._office, take_up
+            )
             self._nursery.start_soon(reloader.run, self._reloading)
         with spared_collector():
             on_started(self._started(listeners, database.sentence))

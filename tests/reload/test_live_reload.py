@@ -9,11 +9,14 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
 import trio
-from front_door import Client, post
+from front_door import Client, get, post
+
+from delivery.outside import answer, outside, says
 
 #: A process starts and says hello in a tenth of it; the machine may be busy.
 PATIENCE_S = 30.0
@@ -435,3 +438,34 @@ async def test_a_drain_in_the_middle_of_a_reload_ends_well(start_dev: StartDev) 
         )
         await until(lambda: any(event.get("text") == "hm" for event in dev.events()))
     assert not [event for event in dev.events() if event["level"] == "error"]
+
+
+async def test_who_lists_a_host_that_was_refused_need_not_start_again(start_dev: StartDev) -> None:
+    code = (Path(__file__).parent.parent / "functions" / "obedient.py").read_text()
+    config = function("asks", sys.executable, "asks.py")
+    async with outside(says(answer(201))) as server, start_dev(config, {"asks.py": code}) as dev:
+        effect = {"http": {"url": f"http://127.0.0.1:{server.port}/", "reply_to": "replied"}}
+        assert (await dev.call("asks/k", {"do": [effect]}))[0] == 200
+        with trio.fail_after(PATIENCE_S):
+            while (refused := await replies(dev)) == []:  # noqa: ASYNC110
+                await trio.sleep(0.02)
+        assert refused[0]["error"]["code"] == "http_refused"
+        allow = f'[http]\nallow = ["127.0.0.1:{server.port}"]\n'
+        (dev.folder / "inversion.toml").write_text(config + allow)
+        await dev.says("what outgoing requests go by changed")
+        assert (await dev.call("asks/k", {"do": [effect]}))[0] == 200
+        with trio.fail_after(PATIENCE_S):
+            while len(said := await replies(dev)) < 2:  # noqa: ASYNC110
+                await trio.sleep(0.02)
+        assert said[1]["response"]["status"] == 201
+        assert not any("restart" in str(event["event"]) for event in dev.events())
+
+
+async def replies(dev: Dev) -> list[dict[str, Any]]:
+    """What came to the handler of the function `asks`."""
+    with trio.fail_after(PATIENCE_S):
+        client = await dev.connect()
+        async with client.stream:
+            await client.send(get(b"/v1/state/asks/k"))
+            state = json.loads((await client.answer()).body)
+    return [reply for reply, _ in state.get("replies", [])]

@@ -15,7 +15,7 @@ from typing import Final
 
 import trio
 
-from inversion.config import Config, Function
+from inversion.config import Config, Function, Http
 from inversion.delivery.attempt import Way
 from inversion.delivery.hosts import AT_ONCE, Host
 from inversion.errors import Code, Crowded, InversionError
@@ -59,14 +59,10 @@ class Outgoing:
         on_failure: Callable[[Turn, Exception], None],
         after: Callable[[float, Callable[[], None]], None],
     ) -> None:
-        http, limits = config.http, config.limits
-        # It has no command; nothing starts it.
-        self.function = Function(
-            HTTP, (HTTP,), Path(), timeout_s=http.timeout_s, state=False, retry=http.retry
-        )
-        self.office = PostOffice(store, {HTTP: self}, {HTTP: self.function}, limits, on_failure, after)
-        self._way = Way(http.allow, http.timeout_s, limits.body_bytes)
-        self._most_bytes = limits.body_bytes
+        self._functions: dict[str, Function] = {}
+        self._most_bytes = config.limits.body_bytes
+        self.take_up(config.http)
+        self.office = PostOffice(store, {HTTP: self}, self._functions, config.limits, on_failure, after)
         self._counters = counters
         self._slots = trio.Semaphore(_AT_ONCE)
         self._hosts: dict[str, tuple[Host, trio.Semaphore]] = {}
@@ -74,6 +70,15 @@ class Outgoing:
         self._waiting: dict[Request, None] = {}
         self._cuts: set[trio.CancelScope] = set()
         self._bridge: Bridge | None = None
+
+    def take_up(self, http: Http) -> None:
+        """From the next request on it goes by these."""
+        # It has no command; nothing starts it.
+        self.function = Function(
+            HTTP, (HTTP,), Path(), timeout_s=http.timeout_s, state=False, retry=http.retry
+        )
+        self._functions[HTTP] = self.function
+        self._way = Way(http.allow, http.timeout_s, self._most_bytes)
 
     @property
     def under_way(self) -> int:

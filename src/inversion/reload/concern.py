@@ -82,6 +82,10 @@ def concerned(
     return found
 
 
+#: Of `[http]`, what outgoing requests go by: the next one goes by the new values.
+_OUTGOING: Final = ("allow", "timeout_s", "retry")
+
+
 @attrs.frozen(slots=True)
 class Difference:
     """From one config to the next."""
@@ -89,6 +93,7 @@ class Difference:
     renewed: Sequence[str]  #: added, or changed in what its processes are
     rescheduled: Sequence[str]  #: its schedules changed
     removed: Sequence[str]
+    outgoing: bool  #: what outgoing requests go by changed
     needs_restart: Sequence[str]  #: keys whose new values nothing takes up while it runs
 
 
@@ -107,9 +112,12 @@ def difference(old: Config, new: Config, started: Config) -> Difference:
         after = getattr(new, table)
         for name in (attribute.name for attribute in attrs.fields(type(after))):
             value = getattr(after, name)
+            if table == "http" and name in _OUTGOING:
+                continue
             if value not in (getattr(getattr(old, table), name), getattr(getattr(started, table), name)):
                 restart.append(f"{table}.{name.removesuffix('_bytes').removesuffix('_s')}")
-    return Difference(renewed, rescheduled, removed, restart)
+    outgoing = any(getattr(old.http, name) != getattr(new.http, name) for name in _OUTGOING)
+    return Difference(renewed, rescheduled, removed, outgoing, restart)
 
 
 class Restless:

@@ -15,7 +15,7 @@ from typing import Final
 import attrs
 import trio
 
-from inversion.config import Config, Function
+from inversion.config import Config, Function, Http
 from inversion.config_file import ConfigError
 from inversion.mailbox import PostOffice
 from inversion.messages import SILENT
@@ -58,6 +58,7 @@ class Reloader:
         functions: dict[str, Function],
         supervisor: Supervisor,
         office: PostOffice,
+        take_up_http: Callable[[Http], None],
     ) -> None:
         self._started = config
         self._wanted = config  # as last read; what could not be started is not among `functions`
@@ -65,6 +66,7 @@ class Reloader:
         self._functions = functions
         self._supervisor = supervisor
         self._office = office
+        self._take_up_http = take_up_http
         # Beside one program may lie anything: a whole home folder, or /tmp.
         suffix = origin.file.suffix if origin.is_program else None
         self._lookout = Lookout(config.folder, self._named_files, suffix)
@@ -136,6 +138,9 @@ class Reloader:
         difference = concern.difference(before, self._wanted, self._started)
         for key in difference.needs_restart:
             _log.warning(f"{self._origin.file.name}: {key} has changed: it needs a restart")
+        if difference.outgoing:
+            self._take_up_http(self._wanted.http)
+            _log.info("what outgoing requests go by changed")
         for name in difference.renewed:
             self._stale[name] = f"{self._origin.file.name} changed"
         for name in difference.rescheduled:
