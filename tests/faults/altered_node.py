@@ -2,7 +2,7 @@
 
 The alterations live here and replace parts of a node that runs; nothing of them ships.
 INVERSION_SWEEP_S: recorded answers past their retention are looked for so often.
-INVERSION_CRASH_AT: where it kills itself (crash_points.py).
+INVERSION_CRASH_AT: where it kills itself (crash_points.py, message_points.py).
 INVERSION_LEASE_S: how long it has what it took of messages, instead of 10 s.
 INVERSION_CRON_S: schedules are looked at so often.
 INVERSION_CLOCK_OFF_S: how far its wall clock is off.
@@ -41,8 +41,9 @@ def alter() -> None:
         sweeper.PAUSE_S = float(pause_s)  # type: ignore[misc]
     if crash_at := os.environ.get("INVERSION_CRASH_AT"):
         import crash_points
+        import message_points
 
-        crash_points.arm(crash_at)
+        (message_points if crash_at.startswith("m") else crash_points).arm(crash_at)
     if look_s := os.environ.get("INVERSION_CRON_S"):
         from inversion.delivery import cron
 

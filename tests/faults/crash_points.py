@@ -70,17 +70,17 @@ def arm(crash_at: str) -> None:
     """From now on the node dies there."""
     point, _, passage = crash_at.partition(":")
     if point == "any":
-        _watch_statements(_Fuse("any: sent", int(passage)), None)
+        _watch_statements(Fuse("any: sent", int(passage)), None)
         return
     name, _, lose = POINTS[int(point) - 1]
-    fuse = _Fuse(name, int(passage or 1))
+    fuse = Fuse(name, int(passage or 1))
     _watch_statements(fuse, lose)
     _watch_steps(fuse)
     _watch_answers(fuse)
     _watch_resolver(fuse)
 
 
-class _Fuse:
+class Fuse:
     """Kills this process when it is told the right name for the nth time."""
 
     def __init__(self, name: str, passage: int) -> None:
@@ -96,7 +96,7 @@ class _Fuse:
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _watch_statements(fuse: _Fuse, lose: Lose | None) -> None:
+def _watch_statements(fuse: Fuse, lose: Lose | None) -> None:
     execute, finish = Connection.execute, Connection._finish
     lost: list[str] = []  #: at most one: the outcome is made unknown once
     statements: dict[Connection, str] = {}
@@ -147,7 +147,7 @@ def _watch_statements(fuse: _Fuse, lose: Lose | None) -> None:
     Connection._finish = watched_finish  # type: ignore[method-assign]
 
 
-def _watch_steps(fuse: _Fuse) -> None:
+def _watch_steps(fuse: Fuse) -> None:
     send, store, respond = transition.send_message_in, transition.store_state, transition.send_response
 
     async def watched_send(*given: Any) -> Any:
@@ -169,7 +169,7 @@ def _watch_steps(fuse: _Fuse) -> None:
     transition.send_response = watched_respond
 
 
-def _watch_answers(fuse: _Fuse) -> None:
+def _watch_answers(fuse: Fuse) -> None:
     send = Departures._send
 
     def watched_send(self: Departures) -> None:
@@ -185,7 +185,7 @@ def _watch_answers(fuse: _Fuse) -> None:
     Departures._send = watched_send  # type: ignore[method-assign]
 
 
-def _watch_resolver(fuse: _Fuse) -> None:
+def _watch_resolver(fuse: Fuse) -> None:
     doubt, settle = resolver.Resolver.doubt, resolver.Resolver._settle
 
     def watched_doubt(self: resolver.Resolver, walks: Any) -> None:

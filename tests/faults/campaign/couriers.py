@@ -1,8 +1,14 @@
 """Entities that talk: accounts, players, a crowd and clocks. `wrong` in a state is what must never happen."""
 
+import time
+
 from shim import Refused, handler, serve
 
 OPENING = 1_000
+#: From here on it takes a while to count: a lease is renewed meanwhile.
+LARGE = 190
+#: Every so many messages to everybody are heard at the second try only.
+DEAF = 5
 #: An account takes no amount that is a multiple of this: it goes back.
 REFUSED = 7
 
@@ -22,6 +28,8 @@ def pay(ctx, message):
 @handler
 def take(ctx, message):
     state, amount = account(ctx), message["amount"]
+    if amount >= LARGE:
+        time.sleep(0.3)
     if amount % REFUSED == 0:
         raise Refused("closed", str(amount), status=409)
     ctx.state = {**state, "balance": state["balance"] + amount, "taken": state["taken"] + 1}
@@ -35,6 +43,24 @@ def told(ctx, answer):
     back = int(answer["error"]["message"]) if "error" in answer else 0
     wrong = state["wrong"] if ctx.reply_to else [*state["wrong"], "an answer to nothing"]
     ctx.state = {**state, "balance": state["balance"] + back, "told": state["told"] + 1, "wrong": wrong}
+
+
+@handler
+def misdirect(ctx, message):
+    """To a handler that there is not: it hears of that, and there is a dead letter if the node saw it."""
+    state = account(ctx)
+    ctx.state = {**state, "lost": state["lost"] + 1}
+    ctx.send(key=message["to"], handler="nobody", message=1, reply_to="unheard")
+
+
+@handler
+def unheard(ctx, answer):
+    state, error = account(ctx), answer.get("error", {})
+    wrong = state["wrong"]
+    if error.get("code") != "no_handler":
+        wrong = [*wrong, f"nobody has answered {answer}"]
+    seen_by = "unheard" if " has no handler " in error.get("message", "") else "unknown"
+    ctx.state = {**state, seen_by: state[seen_by] + 1, "wrong": wrong}
 
 
 @handler
@@ -62,6 +88,8 @@ def spread(ctx, message):
 @handler
 def hear(ctx, message):
     state, number = ctx.state or {"heard": {}, "wrong": []}, message["number"]
+    if number % DEAF == 0 and ctx.attempt == 1:
+        raise Refused("deaf", "once more", retry=True)
     before, wrong = state["heard"].get(message["of"], 0), state["wrong"]
     if number != before + 1:
         wrong = [*wrong, f"{number} of {message['of']} after {before}"]
@@ -113,7 +141,8 @@ def tick(ctx, message):
 
 
 def account(ctx):
-    return ctx.state or {"balance": OPENING, "paid": 0, "taken": 0, "told": 0, "wrong": []}
+    counts = dict.fromkeys(("paid", "taken", "told", "lost", "unheard", "unknown"), 0)
+    return ctx.state or {"balance": OPENING, **counts, "wrong": []}
 
 
 def clock(ctx):

@@ -28,6 +28,7 @@ TALKING: Final = (
     "timers that rang",
     "snapshots",
     "seen under way",
+    "sent to nobody",
 )
 
 

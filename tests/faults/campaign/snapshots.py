@@ -21,14 +21,16 @@ FUNCTION: Final = "courier-py"
 OPENING: Final = 1_000
 REFUSED: Final = 7
 _STATES: Final = """
-    SELECT key, state FROM inversion.entity WHERE function = %s AND (%s::text[] IS NULL OR key = ANY (%s))
+    SELECT key, state FROM inversion.entity
+     WHERE function = %s AND state IS NOT NULL AND (%s::text[] IS NULL OR key = ANY (%s))
 """
 _MESSAGES: Final = "SELECT key, sender, handler, body FROM inversion.message WHERE function = %s"
 _TIMERS: Final = """
     SELECT key, name, target_key, handler, body, attempt, due_at - born_at = (body::json->>'delay')::interval
       FROM inversion.timer WHERE function = %s
 """
-_LETTERS: Final = "SELECT key, handler, error FROM inversion.dead_letter ORDER BY died_at LIMIT 3"
+_LETTERS: Final = "SELECT key, handler, error FROM inversion.dead_letter WHERE handler <> 'nobody' LIMIT 3"
+_EXPECTED: Final = "SELECT count(*) FROM inversion.dead_letter WHERE handler = 'nobody'"
 State = dict[str, Any]
 
 
@@ -55,7 +57,8 @@ class Snapshot:
     states: Mapping[str, State]
     messages: Sequence[Message]
     timers: Sequence[Timer]
-    letters: Sequence[str]
+    letters: Sequence[str]  #: dead ones that nobody expects
+    misdirected: int  #: dead letters that were to be
 
     @property
     def under_way(self) -> int:
@@ -95,6 +98,7 @@ def take(url: str, keys: Sequence[str] | None = None) -> Snapshot:
         messages = connection.execute(_MESSAGES, (FUNCTION,)).fetchall()
         timers = connection.execute(_TIMERS, (FUNCTION,)).fetchall()
         letters = connection.execute(_LETTERS).fetchall()
+        ((misdirected,),) = connection.execute(_EXPECTED).fetchall()
     return Snapshot(
         {key: orjson.loads(state) for key, state in states},
         [
@@ -106,6 +110,7 @@ def take(url: str, keys: Sequence[str] | None = None) -> Snapshot:
             for owner, name, key, handler, body, attempt, punctual in timers
         ],
         [f"{handler} of {key}: {error}" for key, handler, error in letters],
+        misdirected,
     )
 
 
@@ -115,6 +120,7 @@ def faults_of(snapshot: Snapshot, cast: Cast) -> Iterator[str]:
     for key, state in snapshot.states.items():
         yield from (f"{key}: {what}" for what in state.get("wrong", ())[:1])
     yield from _money(snapshot, cast)
+    yield from _misdirected(snapshot, cast)
     yield from _balls(snapshot, cast)
     yield from _crowd(snapshot, cast)
     for program in cast.programs.values():
@@ -131,6 +137,23 @@ def _money(snapshot: Snapshot, cast: Cast) -> Iterator[str]:
     ended = sum(each["told"] for each in there)
     if (paid := sum(each["paid"] for each in there)) != ended + len(ways):
         yield f"{paid} payments, {ended} ended and {len(ways)} under way"
+
+
+def _misdirected(snapshot: Snapshot, cast: Cast) -> Iterator[str]:
+    """Seen by a node it is a dead letter; by the function, of which no node knew more yet, an answer."""
+    there = [snapshot.states[key] for key in cast.accounts if key in snapshot.states]
+    lost, unheard, unknown = (sum(each[name] for each in there) for name in ("lost", "unheard", "unknown"))
+    waiting = sum(each.handler == "nobody" for each in snapshot.messages)
+    for each in snapshot.messages:
+        if each.handler == "unheard":
+            by_the_node = " has no handler " in each.body["error"]["message"]
+            unheard += by_the_node
+            unknown += not by_the_node
+    if lost != waiting + unheard + unknown or unheard != snapshot.misdirected:
+        yield (
+            f"{lost} sent to nobody, {waiting} under way, {unheard} and {unknown} told, "
+            f"{snapshot.misdirected} dead letters"
+        )
 
 
 def _amount(way: Message | Timer) -> int:

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from time import perf_counter_ns
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import attrs
 import orjson
 import psycopg
 import trio
 from tests.faults.campaign.clockwork import program_of
-from tests.faults.campaign.nodes import Node, connect
+from tests.faults.campaign.nodes import connect
 from tests.faults.campaign.snapshots import (
     FUNCTION,
     OPENING,
@@ -45,10 +45,21 @@ PAYERS: Final = 3
 CLOCKS: Final = 2  #: programs at a time
 MOST_PAID: Final = 200
 DELAYED: Final = 0.2  #: of the payments
+MISDIRECTED: Final = 0.03  #: as often as there are payments: a dead letter that must be
 PAUSE_S: Final = 0.03  #: of who asks, between two calls
 MOST_NUMBERS: Final = 4  #: at once to everybody
 SPREAD_S: Final = 1.0  #: between two times
 PATIENCE_S: Final = 12.0  #: for one answer
+
+
+class Door(Protocol):
+    """Of a node."""
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def up(self) -> bool: ...
 
 
 @attrs.frozen
@@ -68,7 +79,7 @@ class Talking:
     """All of a run that goes by messages."""
 
     def __init__(
-        self, nodes: list[Node], database_url: str, run: str, *, hops: int, crowd: int, look_s: float
+        self, nodes: Sequence[Door], database_url: str, run: str, *, hops: int, crowd: int, look_s: float
     ) -> None:
         self.wrong: list[Wrong] = []
         self.counts: Counter[str] = Counter()
@@ -130,6 +141,10 @@ class Talking:
         return f"{snapshot.under_way} messages are under way, and {names[:3]} have not ended"
 
     def _unlike_asked(self, snapshot: Snapshot) -> Iterator[str]:
+        told = sum(snapshot.states.get(key, {}).get("unknown", 0) for key in self._cast.accounts)
+        if snapshot.misdirected + told != (lost := self.counts["sent to nobody"]):
+            yield f"{snapshot.misdirected} dead letters and {told} answers, {lost} were sent to nobody"
+        self.counts["dead letters"] = snapshot.misdirected
         balances = dict.fromkeys(self._cast.accounts, OPENING)
         for each in self._payments:
             if each.amount % REFUSED:
@@ -158,6 +173,9 @@ class Talking:
             if await self._insist(source, "pay", asked):
                 self._payments.append(Payment(source, target, amount))
                 self.counts["payments"] += 1
+            if self._dice.random() < MISDIRECTED:
+                await self._insist(source, "misdirect", {"to": target})
+                self.counts["sent to nobody"] += 1
             await self._pause(PAUSE_S)
 
     async def _play(self, stop: trio.Event) -> None:
@@ -258,7 +276,7 @@ class Talking:
         self.wrong.append(Wrong(sentence, perf_counter_ns()))
 
 
-async def _exchange(node: Node, request: bytes) -> Answer | None:
+async def _exchange(node: Door, request: bytes) -> Answer | None:
     """None: there was no answer."""
     with trio.move_on_after(PATIENCE_S):
         try:

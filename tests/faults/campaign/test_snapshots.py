@@ -23,14 +23,15 @@ CAST = Cast(["rich", "poor", "new"], ["teller"], ["ear"], {"ball": 10}, {"clock"
 
 
 def account(balance: int, paid: int = 0, told: int = 0) -> dict[str, Any]:
-    return {"balance": balance, "paid": paid, "taken": 0, "told": told, "wrong": []}
+    counts = {"paid": paid, "taken": 0, "told": told, "lost": 0, "unheard": 0, "unknown": 0}
+    return {"balance": balance, **counts, "wrong": []}
 
 
 def good() -> Snapshot:
     return Snapshot(
         {
             "rich": account(700, paid=3),
-            "poor": account(1_120),
+            "poor": account(1_120) | {"lost": 5, "unheard": 1, "unknown": 1},
             "teller": {"sent": 4},
             "ear": {"heard": {"teller": 2}, "wrong": []},
             "ball-a": {"left": 10, "hops": 1, "wrong": []},
@@ -45,19 +46,23 @@ def good() -> Snapshot:
             Message("ear", "teller", "hear", {"of": "teller", "number": 4}),
             Message("ear", "teller", "hear", {"of": "teller", "number": 3}),
             Message("ball-a", "ball-b", "hop", {"left": 8}),
+            Message("rich", "poor", "nobody", {}),
+            Message("poor", "", "unheard", {"error": {"message": "a has no handler nobody"}}),
+            Message("poor", "", "unheard", {"error": {"message": "no handler nobody"}}),
         ],
         [
             Timer("clock", "b", "clock", "ring", {"token": "b2"}, True),
             Timer("clock", "tick", "clock", "tick", {"left": 2}, True),
         ],
         [],
+        2,
     )
 
 
 def test_nothing_is_said_of_what_can_be() -> None:
     assert list(faults_of(good(), CAST)) == []
     assert list(strangers(good(), CAST.keys)) == []
-    assert list(faults_of(Snapshot({}, [], [], []), CAST)) == []
+    assert list(faults_of(Snapshot({}, [], [], [], 0), CAST)) == []
 
 
 def without(number: int) -> Callable[[Snapshot], Snapshot]:
@@ -84,8 +89,8 @@ def timer(number: int, **changed: Any) -> Callable[[Snapshot], Snapshot]:
 @pytest.mark.parametrize(
     "amiss",
     [
-        *(without(number) for number in range(6)),
-        *(again(number) for number in range(6)),
+        *(without(number) for number in range(9)),
+        *(again(number) for number in range(9)),
         but("poor", balance=1_119),
         but("ear", heard={"teller": 3}),
         but("ear", wrong=["4 after 2"]),
@@ -98,6 +103,7 @@ def timer(number: int, **changed: Any) -> Callable[[Snapshot], Snapshot]:
         timer(0, punctual=False),
         timer(1, owner="another"),
         lambda good: attrs.evolve(good, timers=good.timers[:1]),
+        lambda good: attrs.evolve(good, misdirected=1),
         lambda good: attrs.evolve(good, letters=["hop of ball-a: {}"]),
     ],
 )
