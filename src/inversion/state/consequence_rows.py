@@ -108,7 +108,6 @@ def arrays_of(commits: Sequence[tuple[bytes, bytes, bytes, Consequences]]) -> li
     )
     buried = [each for _, _, _, c in commits for each in c.buried]
     windings = [(turn, w) for turn, _, _, c in commits for w in c.windings]
-    subscribing = [(turn, function, key, s) for turn, function, key, c in commits for s in c.subscribing]
     return [
         *_spans_of(commits),
         arrays.texts([id_ for id_, _ in buried]),
@@ -133,6 +132,13 @@ def arrays_of(commits: Sequence[tuple[bytes, bytes, bytes, Consequences]]) -> li
         arrays.int8s([w.hops for _, w in windings]),
         arrays.int8s([w.delay_ms for _, w in windings]),
         arrays.texts([w.at for _, w in windings]),
+    ]
+
+
+def subscribing_arrays_of(commits: Sequence[tuple[bytes, bytes, bytes, Consequences]]) -> list[bytes]:
+    """The parameters of `commit_subscribing` that `commit_messages` does not have."""
+    subscribing = [(turn, function, key, s) for turn, function, key, c in commits for s in c.subscribing]
+    return [
         arrays.uuids([turn for turn, _, _, _ in subscribing]),
         arrays.texts([s.topic for _, _, _, s in subscribing]),
         arrays.texts([function for _, function, _, _ in subscribing]),

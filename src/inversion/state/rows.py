@@ -11,7 +11,7 @@ from inversion import json_text
 from inversion.errors import Code, RequestRefused
 from inversion.messages import Address, Answer, Idempotency, Receipt, Recorded, State, Turn
 from inversion.state import arrays, sql
-from inversion.state.consequence_rows import Consequences, arrays_of, plain_arrays_of
+from inversion.state.consequence_rows import Consequences, arrays_of, plain_arrays_of, subscribing_arrays_of
 from inversion.state.postgres import Rows
 
 #: The key under which the records of stateless calls stand: no entity can have it.
@@ -143,7 +143,10 @@ def _with_messages(commits: Sequence[Commit]) -> tuple[sql.Statement, Sequence[b
         if commit.consequences is not None
     ]
     if any(commit.records for commit in commits) or not all(each[3].plain for each in causes):
-        return sql.COMMIT_MESSAGES, [*turns, *_record_parameters(commits), *arrays_of(causes)]
+        parameters = [*turns, *_record_parameters(commits), *arrays_of(causes)]
+        if any(each[3].subscribing for each in causes):
+            return sql.COMMIT_SUBSCRIBING, [*parameters, *subscribing_arrays_of(causes)]
+        return sql.COMMIT_MESSAGES, parameters
     return sql.COMMIT_PLAIN_MESSAGES, [*turns, *plain_arrays_of(causes)]
 
 

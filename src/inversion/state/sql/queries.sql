@@ -238,7 +238,17 @@ WITH m AS MATERIALIZED (
            handler = excluded.handler, body = excluded.body, reply_to = excluded.reply_to, hops = excluded.hops,
            owner = NULL, attempt = 0, failures = 0, error = NULL, due_at = excluded.due_at,
            born_at = excluded.born_at
-), said AS MATERIALIZED (
+)
+SELECT done.turn, true FROM done
+ UNION ALL
+SELECT l.turn, false
+  FROM (SELECT e.turn, e.needs FROM unnest($4::uuid[], $7::int8[]) AS e (turn, needs)
+         UNION ALL SELECT s.turn, s.needs FROM unnest($8::uuid[], $9::int8[]) AS s (turn, needs)) AS l
+ WHERE ((l.turn, l.needs) IN (SELECT c.turn, c.needs FROM complete AS c)) IS NOT TRUE;
+
+-- name: subscribing
+-- Of a batch in which a turn says something of a topic: further parts of commit_messages.
+, said AS MATERIALIZED (
     -- only the entity's own turns change its subscriptions, and by now this one has the entity's row
     SELECT s.topic, s.function, s.key, s.handler
       FROM unnest($62::uuid[], $63::text[], $64::text[], $65::text[], $66::text[])
@@ -257,12 +267,6 @@ WITH m AS MATERIALIZED (
         ON CONFLICT (topic, function, key) DO UPDATE SET handler = excluded.handler
      WHERE x.handler <> excluded.handler
 )
-SELECT done.turn, true FROM done
- UNION ALL
-SELECT l.turn, false
-  FROM (SELECT e.turn, e.needs FROM unnest($4::uuid[], $7::int8[]) AS e (turn, needs)
-         UNION ALL SELECT s.turn, s.needs FROM unnest($8::uuid[], $9::int8[]) AS s (turn, needs)) AS l
- WHERE ((l.turn, l.needs) IN (SELECT c.turn, c.needs FROM complete AS c)) IS NOT TRUE;
 
 -- name: commit_plain_messages
 -- commit_messages without what most turns do not have: records, timers, dead letters.
