@@ -8,12 +8,13 @@ from inversion.errors import (
     Conflict,
     EffectsRefused,
     Outcome,
+    Outrun,
     Overrun,
     ProcessDied,
     RetryAsked,
     RuntimeBroken,
 )
-from inversion.messages import Step
+from inversion.messages import Delivery, Step
 from inversion.protocol.verdict import (
     GiveUp,
     How,
@@ -135,3 +136,16 @@ def test_a_message_begun_at_once_is_left_to_the_functions_own_timeout():
     assert not leaves_it_to_the_function_timeout(request, None)
     request.caller_timeout_s = 1.0
     assert not leaves_it_to_the_function_timeout(request, request.received_s + 0.01)
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_the_one_message_that_is_too_early_holds_up_no_others_of_its_turn(members):
+    requests = [a_request(n=n) for n in range(members)]
+    for request in requests:
+        request.delivery = Delivery(request.address, "a/x", 1, 0, request.id, "call", b"1")
+    decided = judge(Outrun(), a_turn(*requests), requests[0], rerun=1, now_s=perf_counter())
+    if members == 1:
+        assert isinstance(decided, GiveUp)
+        assert decided.error.code is Code.CONTENDED
+    else:
+        assert decided == RunAgain(How.IN_HALVES)

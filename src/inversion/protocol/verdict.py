@@ -72,7 +72,7 @@ def judge(error: Exception, turn: Turn, request: Request, *, rerun: int, now_s: 
             return RunAgain(How.TOGETHER)
         case RetryAsked():
             return RunAgain(How.IN_HALVES if several else How.TOGETHER)
-        case Overrun() | EffectsRefused() if several and in_time:
+        case Overrun() | EffectsRefused() | Outrun() if several and in_time:
             return RunAgain(How.IN_HALVES)
         case ProcessDied() if in_time and request.deaths < rerun:
             return RunAgain(How.ALONE)

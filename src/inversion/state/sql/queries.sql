@@ -336,7 +336,8 @@ SELECT l.turn, false
 
 -- name: claim_messages
 -- Due rows of each function, at most as many as this node has room for. One behind another of its pair that
--- may not be taken now is not taken: it follows that one's time, so that it is not looked at again before.
+-- is neither taken too nor this node's already is not taken, nor what is behind it: its turn could only fail.
+-- It follows that one's time, so that it is not looked at again before.
 WITH due AS MATERIALIZED (
     SELECT d.*
       FROM unnest($1::text[], $2::int8[]) AS f (function, room)
@@ -348,20 +349,25 @@ WITH due AS MATERIALIZED (
              LIMIT f.room
                FOR UPDATE SKIP LOCKED) AS d
 ), judged AS MATERIALIZED (
-    SELECT d.*, b.due_at AS blocked_until, b.owner AS blocked_by
+    SELECT d.*, max(b.until) OVER (PARTITION BY d.function, d.key, d.sender
+                                       ORDER BY d.sender_version, d.seq) AS blocked_until
       FROM due AS d
       LEFT JOIN LATERAL (
-            SELECT e.due_at, e.owner
+            SELECT e.sender_version, e.seq, e.due_at > now() AND e.owner = $3::uuid AS ours,
+                   CASE WHEN e.due_at <= now() THEN e.due_at + interval '1 microsecond'
+                        WHEN e.owner IS NULL THEN e.due_at
+                        ELSE least(e.due_at, now() + interval '100 milliseconds') END AS until
               FROM inversion.message AS e
              WHERE d.key <> '-' AND e.function = d.function AND e.key = d.key AND e.sender = d.sender
                AND (e.sender_version, e.seq) < (d.sender_version, d.seq)
-             ORDER BY e.sender_version, e.seq
-             LIMIT 1) AS b ON b.due_at > now() AND b.owner IS DISTINCT FROM $3::uuid
+             ORDER BY e.sender_version DESC, e.seq DESC
+             LIMIT 1) AS b
+        ON b.ours IS NOT TRUE
+       AND (d.function, d.key, d.sender, b.sender_version, b.seq)
+           NOT IN (SELECT o.function, o.key, o.sender, o.sender_version, o.seq FROM due AS o)
 ), followed AS (
     UPDATE inversion.message AS x
-       SET owner = NULL,
-           due_at = CASE WHEN j.blocked_by IS NULL THEN j.blocked_until
-                         ELSE least(j.blocked_until, now() + interval '100 milliseconds') END
+       SET owner = NULL, due_at = j.blocked_until
       FROM judged AS j
      WHERE j.blocked_until IS NOT NULL
        AND x.function = j.function AND x.key = j.key AND x.sender = j.sender
