@@ -1,7 +1,7 @@
 """Messages against the yardstick: `python -m bench.messages [SECONDS [ROUNDS]]`. Prints one line a figure.
 
 Every round measures one after the other: pgbench, plain calls, calls that send one message each to an entity
-of its own (until all were delivered), chains of 64 pairs of entities that play ball, single messages on an
+of its own and to one of ten (until all were delivered), chains of 64 pairs of entities that play ball, single messages on an
 idle node, and plain calls beside a million timers. Ratios are taken within a round; their medians at the end.
 """
 
@@ -29,6 +29,8 @@ PAUSE_S = 0.02
 
 _PLAIN = "/v1/call/counter/k%d/add"
 _TELL = "/v1/call/talk/k%d/tell"
+#: The same, to one of ten entities for all.
+_REPORT = "/v1/call/talk/k%d/report"
 
 #: They wait a day: beside the counter's calls they are nothing but there.
 _WIND = f"""\
@@ -44,6 +46,8 @@ _RATIOS = {
     "messages to pgbench": ("chains", "pgbench", "at least 1.0"),
     "calls that tell to plain calls": ("tell", "plain", "at least 0.6"),
     "calls that tell, all delivered, to plain calls": ("tell delivered", "plain", ""),
+    "calls that report to one of ten to plain calls": ("report", "plain", "at least 0.6"),
+    "calls that report, all delivered, to plain calls": ("report delivered", "plain", ""),
     "plain beside a million timers to plain": ("plain beside timers", "plain before timers", "at least 0.9"),
     "plain to pgbench": ("plain", "pgbench", ""),
 }
@@ -61,7 +65,7 @@ def main() -> None:
     ):
         postgres = cluster.find(running)
         pgbench.prepare(postgres)
-        _tell_and_wait(running, postgres, 1.0, 0)  # processes, caches and plans are warm
+        _tell_and_wait("tell", _TELL, running, postgres, 1.0, 0)  # processes, caches and plans are warm
         for round_ in range(rounds):
             measured = _round(running, postgres, folder, seconds, round_)
             print(" ".join(f"{name}={value:.4g}" for name, value in measured.items()), flush=True)
@@ -82,8 +86,11 @@ def _round(
     measured["plain"] = _drive(running, _PLAIN, seconds, round_)
     measured |= _us_per("plain", before, _cpu(running), measured["plain"] * seconds)
     before = _cpu(running)
-    measured |= _tell_and_wait(running, postgres, seconds, round_)
+    measured |= _tell_and_wait("tell", _TELL, running, postgres, seconds, round_)
     measured |= _us_per("tell", before, _cpu(running), measured["tell"] * seconds)
+    before = _cpu(running)
+    measured |= _tell_and_wait("report", _REPORT, running, postgres, seconds, round_)
+    measured |= _us_per("report", before, _cpu(running), measured["report"] * seconds)
     before = _cpu(running)
     measured["chains"] = _chains(running, postgres, seconds)
     measured |= _us_per("chains", before, _cpu(running), CHAINS * _length(seconds))
@@ -103,15 +110,16 @@ def _drive(running: server.Server, path: str, seconds: float, seed: int) -> floa
 
 
 def _tell_and_wait(
-    running: server.Server, postgres: cluster.Cluster, seconds: float, seed: int
+    name: str, path: str, running: server.Server, postgres: cluster.Cluster, seconds: float, seed: int
 ) -> Mapping[str, float]:
     """The rate of the calls alone, and what is left of it when the time until all is delivered counts too."""
     began_s = time.perf_counter()
-    per_second = _drive(running, _TELL, seconds, seed)
+    per_second = _drive(running, path, seconds, seed)
     left = _left(postgres)
     _wait_until_empty(postgres)
     took_s = time.perf_counter() - began_s
-    return {"tell": per_second, "tell delivered": per_second * seconds / took_s, "left after tell": left}
+    delivered = per_second * seconds / took_s
+    return {name: per_second, f"{name} delivered": delivered, f"left after {name}": left}
 
 
 def _left(postgres: cluster.Cluster) -> float:

@@ -1,5 +1,5 @@
-"""Entities that send: `tell` one message to a counter, `ball` plays with its neighbour for a while,
-`stamp` sends the time, and `stamped` keeps how long ago that was."""
+"""Entities that send: `tell` one message to a counter, `report` to one of ten for all, `ball` plays with its
+neighbour for a while, `stamp` sends the time, and `stamped` keeps how long ago that was."""
 # mypy: ignore-errors
 
 import time
@@ -13,6 +13,15 @@ def tell(ctx, message):
     state["count"] += 1
     ctx.state = state
     ctx.send("talk", "heard-" + ctx.key, "hear", 1)
+    return state["count"]
+
+
+@handler
+def report(ctx, message):
+    state = ctx.state or {"count": 0}
+    state["count"] += 1
+    ctx.state = state
+    ctx.send("talk", "desk-" + ctx.key[-1], "hear", 1)
     return state["count"]
 
 
