@@ -128,3 +128,42 @@ async def test_a_node_that_drains_gives_back_what_it_has_not_begun(serve: Serve,
     assert sql(database_url, "SELECT count(*) FROM inversion.message")[0][0] > 0
     with serve(database_url):
         await until_seen(database_url, list(range(20)))
+
+
+async def test_entities_that_send_to_each_other_on_two_nodes_never_deadlock(
+    serve: Serve, database_url: str
+) -> None:
+    """Rows of both kinds, in both directions, locked by gathered statements of four connections."""
+    keys, rounds = ("p", "q", "r"), 30
+    with ExitStack() as stack:
+        nodes = [stack.enter_context(serve(database_url)) for _ in range(2)]
+
+        async def drive(node: RunningCommand, key: str) -> None:
+            sends = [
+                {"send": {"function": "a", "key": other, "handler": "call", "message": {"add": 1}}}
+                for other in keys
+                if other != key
+            ]
+            for n in range(rounds):
+                timer = {"function": "a", "key": keys[n % 3], "handler": "call", "message": {"add": 0}}
+                bell = {"send": {**timer, "delay": "1ms", "name": f"bell{n % 2}"}}
+                assert (await node.call(f"a/{key}", {"do": [*sends, bell]})).status == 200
+
+        async with trio.open_nursery() as nursery:
+            for node in nodes:
+                for key in keys:
+                    nursery.start_soon(drive, node, key)
+        done = [(key, str(4 * rounds)) for key in keys]
+        counts: list[tuple[Any, ...]] = []
+        with trio.move_on_after(PATIENCE_S):
+            while counts != done:
+                await trio.sleep(0.05)
+                counts = sql(
+                    database_url, "SELECT key, state::json->>'count' FROM inversion.entity ORDER BY key"
+                )
+        assert counts == done
+        with trio.fail_after(PATIENCE_S):
+            while sql(database_url, "SELECT count(*) FROM inversion.timer") != [(0,)]:  # noqa: ASYNC110
+                await trio.sleep(0.05)
+    deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+    assert sql(database_url, deadlocks) == [(0,)]

@@ -26,9 +26,10 @@ from inversion.state import sql
 BIND, EXECUTE, SYNC = b"B", b"E", b"S"
 _READY, _COMPLETE, _ERROR = b"Z", b"C", b"E"
 #: The statements that commit, as they are prepared.
-COMMITS = (sql.COMMIT.name, sql.COMMIT_ONE.name, sql.COMMIT_KEYED.name, sql.COMMIT_KEYED_EACH.name)
+_SAYING = tuple(statement.name for statement in sql.SAYING)
+COMMITS = (sql.COMMIT.name, sql.COMMIT_ONE.name, sql.COMMIT_KEYED.name, sql.COMMIT_KEYED_EACH.name, *_SAYING)
 #: Those of them whose first parameter is an array, one element for each entity.
-_GATHERED = (sql.COMMIT.name, sql.COMMIT_KEYED.name, sql.COMMIT_KEYED_EACH.name)
+_GATHERED = (sql.COMMIT.name, sql.COMMIT_KEYED.name, sql.COMMIT_KEYED_EACH.name, *_SAYING)
 _SILENTLY = 19  #: TCP_REPAIR: a socket closed under it says nothing to the other side
 
 

@@ -60,6 +60,26 @@ def test_with_a_key_the_record_tells_what_the_entity_no_longer_does(
     assert decide(T, replaced, returned=False, row=row, keyed=True, record=record) is finding
 
 
+@pytest.mark.parametrize(
+    ("replaced", "row", "outrun", "finding"),
+    [
+        (P, (T, P), True, Finding.APPLIED),  # gone by this turn itself
+        (P, (X, T), True, Finding.APPLIED),
+        (P, (X, P), False, Finding.NEVER_LANDS),
+        (P, (X, Y), False, Finding.NEVER_LANDS),  # moved on, and its message still there: deliver again
+        (P, (X, Y), True, Finding.UNKNOWN),  # gone, by this turn or by another: done
+        (P, (P, Y), False, Finding.SEND_AGAIN),
+        (P, (P, Y), True, Finding.NEVER_LANDS),
+        (None, None, False, Finding.SEND_AGAIN),
+        (None, None, True, Finding.UNKNOWN),  # of no entity
+    ],
+)
+def test_what_a_turn_consumes_tells_whether_it_may_still_land(
+    replaced: bytes | None, row: tuple[bytes, bytes | None] | None, outrun: bool, finding: Finding
+) -> None:
+    assert decide(T, replaced, returned=False, row=row, consumes=True, outrun=outrun) is finding
+
+
 @pytest.mark.parametrize("new", [True, False])
 @pytest.mark.parametrize("lost", ["request", "reply"])
 async def test_a_commit_whose_connection_breaks_is_applied_exactly_once(

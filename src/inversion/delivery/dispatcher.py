@@ -248,7 +248,9 @@ class Dispatcher:
         pace = self._paces.get(function)
         if pace is None:
             built_in = self._built_ins.get(function)
-            pace = self._paces[function] = Pace() if built_in is None else Pace(least=built_in.most)
+            queues = self._office.limits.queue
+            pace = Pace.within(queues) if built_in is None else Pace(least=built_in.most)
+            self._paces[function] = pace
         return pace
 
     def _deliver(self, delivery: Delivery, now_s: float) -> None:
@@ -256,9 +258,10 @@ class Dispatcher:
         name = delivery.target.function
         held = _Held(delivery, now_s, now_s)
         self._held[held] = None
-        self._pace(name).held += 1
+        pace = self._pace(name)
+        pace.held += 1
         function = self._function(name)
-        if function is None or self._draining:
+        if function is None or self._draining or pace.held > pace.limit:
             self._settle(held, PutOff(delivery, 0.0))
             return
         try:
@@ -271,7 +274,7 @@ class Dispatcher:
         try:
             (self._office if built_in is None else built_in.office).post(request)
         except RequestRefused:  # a queue is full
-            self._pace(name).paused_until_s = now_s + BUSY_PAUSE_S
+            pace.paused_until_s = now_s + BUSY_PAUSE_S
             self._settle(held, PutOff(delivery, BUSY_PAUSE_S))
 
     def _function(self, name: str) -> Function | None:
