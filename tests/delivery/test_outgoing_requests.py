@@ -55,6 +55,12 @@ async def count_of(node: LiveNode, outcome: str) -> float:
     return next(float(line.removeprefix(name)) for line in text.splitlines() if line.startswith(name))
 
 
+async def gauge_of(node: LiveNode, name: str) -> float:
+    text = (await node.send(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n", admin=True)).body.decode()
+    start = f"inversion_{name} "
+    return next(float(line.removeprefix(start)) for line in text.splitlines() if line.startswith(start))
+
+
 async def test_the_answer_comes_to_the_named_handler(
     start_node: StartNode, obedient_toml: str, database_url: str
 ) -> None:
@@ -210,6 +216,25 @@ async def test_a_host_that_hangs_does_not_hold_up_another(
             await do(node, other)
             assert (await reply_to(node))["response"]["status"] == 200
             assert slow.connections == 16
+
+
+async def test_a_node_makes_no_more_requests_at_a_time_than_it_may_whatever_the_hosts(
+    start_node: StartNode, obedient_toml: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("inversion.delivery.outgoing._AT_ONCE", 20)
+    monkeypatch.setattr("inversion.delivery.outgoing._GRACE_S", 0.1)
+    async with outside(hanging()) as one, outside(hanging(), host="127.0.0.2") as other:
+        config = toml(obedient_toml, allow='"127.0.0.0/8"', timeout='"120s"')
+        async with start_node(config) as node:
+            urls = [f"http://127.0.0.1:{one.port}/", f"http://127.0.0.2:{other.port}/"]
+            for n in range(20):
+                await do(node, *[{"http": {"url": url}} for url in urls], entity=f"a/e{n}")
+            with trio.fail_after(PATIENCE_S):
+                while one.connections + other.connections < 20:  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+            await node.call("b/y", {"add": 1})  # time for one too many
+            assert one.connections + other.connections == 20
+            assert await gauge_of(node, "outgoing_under_way") == 20
 
 
 async def test_a_drain_lets_what_runs_end_and_gives_back_the_rest(
