@@ -25,7 +25,6 @@ from fix_command import RunningCommand, StartCommand
 from fix_matrix import TIMES, Row
 from fix_node import RUNTIMES
 
-COURIERS = Path(__file__).parent / "campaign" / "couriers.py"
 NUMBERS = range(1, len(POINTS) + 1)
 #: Who waits for a dead node's messages waits for that.
 LEASE_S = "0.5"
@@ -43,12 +42,11 @@ class Latest:
     up: bool = True
 
 
-@pytest.fixture
-def serve(short_folder: Path, database_url: str, start_command: StartCommand) -> Serve:
-    """`serve(point)`: a node that crashes there."""
-    folder = short_folder / uuid.uuid4().hex[:8]
+def couriers_folder(parent: Path) -> Path:
+    """For one node more: the entities that talk, and nothing else."""
+    folder = parent / uuid.uuid4().hex[:8]
     folder.mkdir()
-    shutil.copy(COURIERS, folder)
+    shutil.copy(Path(__file__).parent / "campaign" / "couriers.py", folder)
     shutil.copy(RUNTIMES / "python" / "shim.py", folder)
     (folder / "inversion.toml").write_text(
         f"""
@@ -58,6 +56,13 @@ def serve(short_folder: Path, database_url: str, start_command: StartCommand) ->
         retry = {{ attempts = 1000, pause = "20ms", longest_pause = "100ms" }}
         """
     )
+    return folder
+
+
+@pytest.fixture
+def serve(short_folder: Path, database_url: str, start_command: StartCommand) -> Serve:
+    """`serve(point)`: a node that crashes there."""
+    folder = couriers_folder(short_folder)
 
     @contextmanager
     def start(point: int | None) -> Iterator[RunningCommand]:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -28,6 +28,8 @@ import trio
 from front_door import Answer
 from ledger import Entry, Ledger
 from test_drain import ended, until_draining
+from test_message_points import Latest, couriers_folder
+from tests.faults.campaign.talking import Talking
 
 from fix_command import RunningCommand, StartCommand, for_serve
 from fix_matrix import Row
@@ -265,3 +267,58 @@ async def test_two_releases_take_turns_on_one_database(
         for _ in range(row.times):
             for release in (before, head, before, before, head, head):
                 await fleet.replace(release, row)
+
+
+@pytest.mark.fault(
+    "S8", "entities talk by messages over nodes of HEAD and of the release before, replaced by turns"
+)
+@pytest.mark.timeout(60 * 20)
+async def test_two_releases_bring_each_others_messages(
+    empty_database_url: str,
+    start_command: StartCommand,
+    before: Release,
+    head: Release,
+    short_folder: Path,
+    row: Row,
+) -> None:
+    await trio.to_thread.run_sync(head.migrate, empty_database_url)
+    doors, stop = [Latest(up=False), Latest(up=False)], trio.Event()
+    talking = Talking(doors, empty_database_url, "mixed", hops=100, crowd=12, look_s=0.3)
+    lives: list[ExitStack] = [ExitStack(), ExitStack()]
+
+    async def replace(number: int, release: Release) -> None:
+        """Drains what is there; what it has not begun it gives back."""
+        door, life = doors[number], lives[number]
+        door.up = False
+        await trio.to_thread.run_sync(life.close)
+        starting = start_command(
+            "serve", "--config", couriers_folder(short_folder), "--database-url", empty_database_url,
+            **release.environ,
+        )  # fmt: skip
+        with may_start(release, empty_database_url):
+            command = await trio.to_thread.run_sync(life.enter_context, starting)
+        door.url, door.up = command.url, True
+
+    async def until_more_has_ended() -> None:
+        payments, snapshots = (talking.counts[name] for name in ("payments", "snapshots"))
+        while talking.counts["payments"] < payments + 10 or talking.counts["snapshots"] == snapshots:  # noqa: ASYNC110 (asks other tasks)
+            await trio.sleep(0.02)
+
+    with trio.fail_after(300 * row.times), ExitStack() as every_life:
+        for life in lives:
+            every_life.callback(life.close)
+        await replace(0, head)
+        await replace(1, before)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(talking.run, stop)
+            for _ in range(row.times):
+                for number, release in ((0, before), (1, head)):
+                    await until_more_has_ended()
+                    await replace(number, release)
+                    row.fired(f"a node ended, one of {release.name} takes its place")
+                    await until_more_has_ended()
+                    row.recovered()
+                    assert talking.wrong == []
+            stop.set()
+        await talking.drain()
+    assert talking.wrong == []
