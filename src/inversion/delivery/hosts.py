@@ -15,8 +15,9 @@ import attrs
 AT_ONCE: Final = 16
 #: In the node for one host, with those that run: the next one starts without a look into the database.
 MOST: Final = 2 * AT_ONCE
-#: Nobody is put off for longer: a host that is quick again is noticed.
-_LONGEST_PAUSE_S: Final = 60.0
+#: Nobody is put off for longer: a host that is quick again is noticed. Shorter, and a hundred thousand that
+#: wait for a dead one would keep the database busy with coming and going.
+_LONGEST_PAUSE_S: Final = 300.0
 _LEAST_PAUSE_S: Final = 0.2
 #: What one request is taken to last before any has, and how far a single one moves that.
 _FIRST_GUESS_S: Final = 0.1
@@ -34,6 +35,12 @@ class Host:
     @property
     def is_full(self) -> bool:
         return self.held >= MOST
+
+    def leave(self) -> None:
+        """One is not held any more."""
+        self.held -= 1
+        if self.held < AT_ONCE:
+            self._turn_s = 0.0  # nobody waits: who comes next need not come back late
 
     def took(self, seconds: float) -> None:
         """One request has ended."""

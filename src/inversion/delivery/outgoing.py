@@ -139,7 +139,7 @@ class Outgoing:
                 return await self._attempt(host, outbound)
         finally:
             self._waiting.pop(request, None)
-            host.held -= 1
+            host.leave()
             if not host.held:
                 del self._hosts[outbound.url.host]
 
