@@ -26,10 +26,16 @@ from inversion.state import sql
 BIND, EXECUTE, SYNC = b"B", b"E", b"S"
 _READY, _COMPLETE, _ERROR = b"Z", b"C", b"E"
 #: The statements that commit, as they are prepared.
-_SAYING = tuple(statement.name for statement in sql.SAYING)
-COMMITS = (sql.COMMIT.name, sql.COMMIT_ONE.name, sql.COMMIT_KEYED.name, sql.COMMIT_KEYED_EACH.name, *_SAYING)
+_GATHERING = tuple(statement.name for statement in (*sql.SAYING, sql.SEND))
+COMMITS = (
+    sql.COMMIT.name,
+    sql.COMMIT_ONE.name,
+    sql.COMMIT_KEYED.name,
+    sql.COMMIT_KEYED_EACH.name,
+    *_GATHERING,
+)
 #: Those of them whose first parameter is an array, one element for each entity.
-_GATHERED = (sql.COMMIT.name, sql.COMMIT_KEYED.name, sql.COMMIT_KEYED_EACH.name, *_SAYING)
+_GATHERED = (sql.COMMIT.name, sql.COMMIT_KEYED.name, sql.COMMIT_KEYED_EACH.name, *_GATHERING)
 _SILENTLY = 19  #: TCP_REPAIR: a socket closed under it says nothing to the other side
 
 
