@@ -58,7 +58,9 @@ class Pace:
         if passed_s >= _HORIZON_S / 5:
             weight = 1 - _MEMORY ** min(passed_s, 10.0)
             rate = self._done / passed_s
-            # Faster is believed at once: a burst must not wait for an average.
-            self._rate = max(rate, self._rate + (rate - self._rate) * weight)
+            if rate >= self._rate:
+                self._rate = rate  # faster is believed at once: a burst must not wait for an average
+            elif self.held:  # else it had nothing to do, which does not make it slow
+                self._rate += (rate - self._rate) * weight
             self._done = 0
             self._looked_s = now_s
