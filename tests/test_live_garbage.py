@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import trio
 
+from delivery.outside import answer, outside, says
 from fix_node import PYTHON
 from inversion.errors import InversionError
 from inversion.messages import Request, Turn
+from inversion.protocol.outgoing import Exchange, Failed, Reply
 
 OBEDIENT = Path(__file__).with_name("functions") / "obedient.py"
 SABOTAGE = Path(__file__).with_name("functions") / "sabotage.py"
@@ -104,5 +106,54 @@ async def test_a_message_leaves_nothing_for_the_collector(start_node, toml):
             for _ in range(8):
                 await tell()
             assert alive() <= kept + HELD
+        finally:
+            gc.enable()
+
+
+@pytest.mark.parametrize("what", ["answered", "retry", "torn", "refused", "unreachable", "too_large"])
+async def test_an_outgoing_request_leaves_nothing_for_the_collector(what, start_node):
+    raw = {
+        "answered": answer(200, b"a" * 1_000),
+        "retry": answer(503),
+        "torn": b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\na",
+        "too_large": answer(200, b"a" * 5_000),
+    }.get(what, b"")
+    toml = f"""
+        [functions.a]
+        command = ["{PYTHON}", "{OBEDIENT}"]
+        [http]
+        allow = ["127.0.0.1"]
+        retry = {{ attempts = 2, pause = "1ms", longest_pause = "1ms" }}
+        [limits]
+        body = "4KiB"
+        """
+
+    def left():
+        kinds = (Request, Turn, InversionError, Failed, Reply, Exchange, trio.SocketStream)
+        return sum(isinstance(thing, kinds) for thing in gc.get_objects())
+
+    async with outside(says(raw)) as server, start_node(toml) as node:
+        url = {"refused": "http://127.0.0.2/", "unreachable": "http://127.0.0.1:1/"}.get(
+            what, f"http://127.0.0.1:{server.port}/"
+        )
+        told = 0
+
+        async def tell():
+            nonlocal told
+            told += 1
+            effect = {"http": {"url": url, "reply_to": "replied"}}
+            assert (await node.call("a/one/call", {"do": [effect]})).status == 200
+            with trio.fail_after(20):
+                while (await node.state("a/one")).body.count(b"[{") < told:  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+
+        await tell()
+        gc.collect()
+        kept = left()
+        gc.disable()
+        try:
+            for _ in range(12):
+                await tell()
+            assert left() <= kept + HELD
         finally:
             gc.enable()

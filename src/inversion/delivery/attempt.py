@@ -114,10 +114,13 @@ async def _converse(stream: trio.abc.Stream, request: bytes, exchange: Exchange,
         except Failed as failed:
             outcome = failed
         nursery.cancel_scope.cancel()
-    if isinstance(outcome, Failed):
-        raise outcome
-    assert outcome is not None
-    return outcome
+    try:
+        if isinstance(outcome, Failed):
+            raise outcome
+        assert outcome is not None
+        return outcome
+    finally:
+        outcome = None  # an error whose traceback holds itself would wait for the collector
 
 
 async def _send(stream: trio.abc.Stream, request: bytes) -> None:

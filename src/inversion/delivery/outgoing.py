@@ -113,7 +113,7 @@ class Outgoing:
         try:
             outbound = read_outbound(request.body, request.id)
         except Failed as failed:
-            return _Sent(self, request, failed)
+            return _Sent(self, request, self.failure(failed))
         if self._draining:
             raise _draining()
         name = outbound.url.host
@@ -181,14 +181,14 @@ class Outgoing:
 class _Sent:
     """A request that was let in, or that goes nowhere."""
 
-    def __init__(self, outgoing: Outgoing, request: Request, what: Outbound | Failed) -> None:
+    def __init__(self, outgoing: Outgoing, request: Request, what: Outbound | MessageOut) -> None:
         self._outgoing = outgoing
         self._request = request
         self._what = what
 
     async def receive_message_out(self) -> MessageOut:
-        if isinstance(self._what, Failed):
-            return self._outgoing.failure(self._what)
+        if isinstance(self._what, MessageOut):
+            return self._what
         return await self._outgoing.perform(self._request, self._what)
 
 
