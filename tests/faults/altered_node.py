@@ -22,12 +22,13 @@ def set_clock(off_by_s: int) -> None:
 
 
 def shorten_leases(lease_s: float) -> None:
-    from inversion.delivery import dispatcher
-    from inversion.state import consequence_rows, outbox
+    from inversion.delivery import dispatcher, fan_out
+    from inversion.state import consequence_rows, outbox, publications
 
     lease_ms = int(lease_s * 1_000)
     consequence_rows.LEASE_MS = lease_ms  # type: ignore[misc]
-    outbox._LEASE = lease_ms.to_bytes(8, "big")  # type: ignore[misc]
+    fan_out.LEASE_MS = lease_ms
+    outbox._LEASE = publications._LEASE = lease_ms.to_bytes(8, "big")  # type: ignore[misc]
     dispatcher._RENEW_S = lease_s / 3  # type: ignore[misc]
 
 
@@ -43,7 +44,7 @@ def alter() -> None:
         import crash_points
         import message_points
 
-        (message_points if crash_at.startswith("m") else crash_points).arm(crash_at)
+        (message_points if crash_at.startswith(("m", "t")) else crash_points).arm(crash_at)
     if look_s := os.environ.get("INVERSION_CRON_S"):
         from inversion.delivery import cron
 

@@ -1,7 +1,7 @@
 """Numbered moments of a message's way, at which a node kills itself: INVERSION_CRASH_AT=m9.
 
-`m9` is point 9 at its first passage, `m9:4` at its fourth. A message is deleted, and its answer is born, in
-the commit that consumes it: what stands between those is no moment of ours.
+`m9` is point 9 at its first passage, `m9:4` at its fourth; `t1` is one of what is published. A message is
+deleted, and its answer is born, in the commit that consumes it: what stands between is no moment of ours.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ _STATEMENTS: Final = {
     sql.RENEW_MESSAGES.name: "renewal",
     sql.PUT_OFF_MESSAGES.name: "giving back",
     sql.BURY_MESSAGE.name: "burial",
+    sql.FAN_OUT.name: "fan-out",
     sql.FIND.name: "look under the lock",
 }
 
@@ -57,11 +58,22 @@ POINTS: Final[Sequence[Point]] = (
     ("look under the lock: answered", 1, Lose.AFTER),
 )
 
+#: The same of what is published, INVERSION_CRASH_AT=t1: each for a life of its own, one after the other.
+FAN_OUT_POINTS: Final[Sequence[Point]] = (
+    ("fan-out: about to be sent", 1, None),
+    ("fan-out: sent", 1, None),
+    ("fan-out: answered", 1, None),
+    ("fan-out: about to be sent", 3, None),
+    ("fan-out: sent", 3, None),
+    ("fan-out: answered", 3, None),
+)
+
 
 def arm(crash_at: str) -> None:
     """From now on the node dies there."""
-    point, _, passage = crash_at.removeprefix("m").partition(":")
-    name, _, lose = POINTS[int(point) - 1]
+    points = FAN_OUT_POINTS if crash_at.startswith("t") else POINTS
+    point, _, passage = crash_at[1:].partition(":")
+    name, _, lose = points[int(point) - 1]
     fuse = _Fuse(name, int(passage or 1))
     _watch_statements(fuse, lose)
     _watch_steps(fuse)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,9 @@ import orjson
 import psycopg
 import pytest
 import trio
+from front_door import EndOfAnswers
+from message_points import FAN_OUT_POINTS
+from test_crash_points import ALTERED_NODE
 
 from fix_command import RunningCommand, StartCommand, for_serve
 from fix_matrix import Row
@@ -31,6 +34,8 @@ retry = {{ pause = "50ms", longest_pause = "500ms" }}
 """
 #: Several batches of 1,000 for each publication, and soon over on a slow machine.
 SUBSCRIBERS = 3_500
+#: Of what is published in each of several lives.
+FEWER = 1_500
 PUBLISHERS = ("p", "q")
 UNDER_WAY = "SELECT count(*) FROM inversion.message WHERE function = '~topic'"
 END_CONNECTION = """
@@ -39,20 +44,26 @@ SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 """
 #: So often, then it may come to its end.
 ENDED = 5
-#: What a killed node has leased waits for 10 s, and the machine may be slow.
+#: Who waits for a dead node's messages waits for that.
+LEASE_S = "1"
+#: The machine may be slow.
 PATIENCE_S = 120.0
 
 
 @pytest.fixture
 def start(short_folder: Path, start_command: StartCommand, database_url: str) -> Any:
-    """`start()`: one more node, a process of its own."""
+    """`start()`: one more node, a process of its own; `start(1)`: it kills itself at that point."""
 
     @contextmanager
-    def serve() -> Iterator[RunningCommand]:
+    def serve(point: int | None = None) -> Iterator[RunningCommand]:
         folder = short_folder / uuid.uuid4().hex[:8]
         folder.mkdir()
         (folder / "inversion.toml").write_text(for_serve(TOML))
-        with start_command("serve", "--config", folder, "--database-url", database_url) as command:
+        arguments = ("serve", "--config", folder, "--database-url", database_url)
+        crash = {} if point is None else {"INVERSION_CRASH_AT": f"t{point}:{FAN_OUT_POINTS[point - 1][1]}"}
+        with start_command(
+            *arguments, program=(ALTERED_NODE,), INVERSION_LEASE_S=LEASE_S, **crash
+        ) as command:
             yield command
 
     return serve
@@ -73,11 +84,8 @@ async def test_each_subscriber_hears_once_whoever_is_killed_amid_a_fan_out(
             row.fired(f"killed with {made} of {4 * SUBSCRIBERS} messages made")
         under_way = await check(database_url, number)
         assert under_way, "nothing was left to be done"
-        with start(), trio.fail_after(PATIENCE_S):
-            while await check(database_url, number):  # noqa: ASYNC110 (another process)
-                await trio.sleep(0.2)
+        await until_all_have_heard(start, database_url, number)
         row.recovered()
-        assert await heard(database_url, number) == SUBSCRIBERS
     assert await query(database_url, "SELECT * FROM inversion.dead_letter") == []
 
 
@@ -103,11 +111,58 @@ async def test_a_fan_out_whose_connection_breaks_goes_on_where_it_was(
             assert await heard(database_url, number) == SUBSCRIBERS
 
 
-async def subscribe(url: str, number: int) -> None:
+@pytest.mark.fault(
+    "S9", "the node kills itself before, in and after a batch of what was published, one life after the other"
+)
+@pytest.mark.timeout(60 * 30)
+async def test_a_node_that_dies_at_any_moment_of_a_fan_out_loses_and_repeats_nothing(
+    start: Any, database_url: str, row: Row
+) -> None:
+    for number in range(row.times):
+        await subscribe(database_url, number, FEWER)
+        asked: list[str] = []  #: what was to be published and may not have been
+        for point, (name, _, _) in enumerate(FAN_OUT_POINTS, 1):
+            with start(point) as node:  # it dies of what is published now: not before its start line
+                asked += [f"{publisher}{point - 1}" for publisher in PUBLISHERS]
+                await insist(node, number, asked)
+                with trio.fail_after(PATIENCE_S):
+                    while node.process.poll() is None:  # noqa: ASYNC110 (another process)
+                        await trio.sleep(0.01)
+                assert node.process.poll() == -signal.SIGKILL
+            under_way = await check(database_url, number)
+            row.fired(f"it killed itself at '{name}', {under_way} messages under way")
+        with start() as node:
+            await insist(node, number, asked)
+            assert asked == []
+        await until_all_have_heard(start, database_url, number, FEWER, len(FAN_OUT_POINTS))
+        row.recovered()
+
+
+async def insist(node: RunningCommand, number: int, asked: list[str]) -> None:
+    """Publish them, once however often they are asked for, until the node dies."""
+    with suppress(OSError, EndOfAnswers, trio.BrokenResourceError):
+        while asked:
+            effect = {"publish": {"topic": f"news{number}", "message": {"add": 1, "as": asked[0]}}}
+            key = b'Idempotency-Key: "%d-%b"' % (number, asked[0].encode())
+            answer = await node.call(f"b/{asked[0][0]}", {"do": [effect]}, key)
+            assert answer.status == 200, answer.body
+            del asked[0]
+
+
+async def until_all_have_heard(
+    start: Any, url: str, number: int, subscribers: int = SUBSCRIBERS, publications: int = 2
+) -> None:
+    with start(), trio.fail_after(PATIENCE_S):
+        while await check(url, number):  # noqa: ASYNC110 (another process)
+            await trio.sleep(0.2)
+    assert await heard(url, number, publications) == subscribers
+
+
+async def subscribe(url: str, number: int, subscribers: int = SUBSCRIBERS) -> None:
     await query(
         url,
         "INSERT INTO inversion.subscription"
-        f" SELECT 'news{number}', 'b', 's{number}-' || n, 'call' FROM generate_series(1, {SUBSCRIBERS}) AS n",
+        f" SELECT 'news{number}', 'b', 's{number}-' || n, 'call' FROM generate_series(1, {subscribers}) AS n",
     )
 
 
@@ -172,10 +227,10 @@ async def check(url: str, number: int) -> int:
     return len(under_way) + sum(map(len, waiting.values()))
 
 
-async def heard(url: str, number: int) -> int:
-    """How many have heard all four."""
+async def heard(url: str, number: int, publications: int = 2) -> int:
+    """How many have heard all of both."""
     rows = await query(url, f"SELECT state FROM inversion.entity WHERE key LIKE 's{number}-%'")
-    wanted = sorted(f"{publisher}{n}" for publisher in PUBLISHERS for n in range(2))
+    wanted = sorted(f"{publisher}{n}" for publisher in PUBLISHERS for n in range(publications))
     return sum(sorted(orjson.loads(state)["seen"]) == wanted for (state,) in rows)
 
 
