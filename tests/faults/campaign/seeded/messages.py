@@ -120,7 +120,7 @@ def message_kept_after_its_turn() -> None:
 
 def pairs_out_of_order() -> None:
     """A message is taken and consumed though an earlier one of its pair waits."""
-    rewrite("CLAIM_MESSAGES", "AS b ON b.due_at > now()", by="AS b ON false AND b.due_at > now()")
+    rewrite("CLAIM_MESSAGES", "ON b.ours IS NOT TRUE", by="ON false AND b.ours IS NOT TRUE")
     original = consequences._consume
 
     def consume(made: Consequences, turn: Turn, answers: Any) -> None:
