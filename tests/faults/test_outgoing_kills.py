@@ -1,4 +1,4 @@
-"""M3: the node is killed again and again while outgoing requests are under way; a server outside counts keys.
+"""M3: node or database are killed while outgoing requests are under way; a server outside counts keys.
 
 What was committed arrives, at least once, with one key of its own. What was not committed never arrives:
 neither of calls that failed nor of those that the kill caught.
@@ -22,6 +22,7 @@ from delivery.outside import Heard, Outside, answer, outside
 from fix_command import RunningCommand, StartCommand, for_serve
 from fix_matrix import Row
 from fix_node import PYTHON
+from fix_outage import Server
 
 OBEDIENT = Path(__file__).parent.parent / "functions" / "obedient.py"
 TOML = f"""
@@ -84,6 +85,50 @@ async def test_what_was_committed_arrives_under_one_key_and_nothing_else(
         assert set(keys) == committed
         assert all(len(each) == 1 for each in keys.values())
         assert len({key for each in keys.values() for key in each}) == len(committed)
+
+
+@pytest.mark.fault(
+    "M3", "kill -9 of the database while an outgoing request is under way; it answers meanwhile"
+)
+async def test_an_answer_that_comes_while_the_database_is_away_is_kept_or_asked_for_again(
+    short_folder: Path, start_command: StartCommand, own_server: Server, row: Row
+) -> None:
+    (short_folder / "inversion.toml").write_text(for_serve(TOML))
+    going = trio.Event()
+
+    async def behave(_: Heard, stream: trio.abc.Stream) -> None:
+        await going.wait()
+        await stream.send_all(answer())
+
+    start = ("serve", "--config", short_folder, "--database-url", own_server.url, "--migrate")
+    async with outside(behave) as server:
+        with start_command(*start) as node, trio.fail_after(PATIENCE_S):
+            for number in range(row.times):
+                going = trio.Event()
+                before = len({heard.key for heard in server.heard})
+                effect = {"url": f"http://127.0.0.1:{server.port}/", "reply_to": "replied"}
+                assert (await node.call(f"a/e{number}", {"do": [{"http": effect}]})).status == 200
+                while len({heard.key for heard in server.heard}) == before:  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+                pid = await own_server.down(signal.SIGKILL)
+                answered = await answered_by(node)
+                going.set()
+                while await answered_by(node) == answered:  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+                await own_server.up()
+                row.fired(f"postmaster {pid} is gone, the request was answered meanwhile")
+                state = f"SELECT state::json->>'answered' FROM inversion.entity WHERE key = 'e{number}'"
+                while await query(own_server.url, state) != [("1",)]:  # noqa: ASYNC110
+                    await trio.sleep(0.05)
+                row.recovered()
+                assert len({heard.key for heard in server.heard}) == before + 1
+                assert await query(own_server.url, "SELECT 1 FROM inversion.message") == []
+
+
+async def answered_by(node: RunningCommand) -> bytes:
+    """The line of its metrics that counts good answers from outside."""
+    lines = (await node.admin("/metrics")).body.splitlines()
+    return next(line for line in lines if b'outgoing_requests_total{outcome="2xx"}' in line)
 
 
 async def call_for_ever(node: RunningCommand, server: Outside, entity: str) -> None:
