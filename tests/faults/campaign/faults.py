@@ -1,7 +1,7 @@
 """What is done to nodes, functions, database and connections while the clients ask.
 
 Kinds come from a bag that is filled again when it is empty, so all fire about as often; in a short run the
-cuts of commits twice as often, in a long one the deaths of a node and of PostgreSQL three times. Each is
+cuts of commits twice as often, in a long one the deaths of a node and of PostgreSQL eight times. Each is
 seen to have happened before it counts. It is over when each function of every node that it struck has
 answered a call that was sent after it; the next one waits for that.
 """
@@ -87,7 +87,7 @@ class Faults:
                 await stop.wait()
                 return
             if not bag:
-                bag = [*self.kinds, *(2 * DEATHS if self._long else (cut.value for cut in Cut))]
+                bag = [*self.kinds, *(7 * DEATHS if self._long else (cut.value for cut in Cut))]
                 self._dice.shuffle(bag)
             await self.strike(bag.pop())
 
