@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import orjson
 import pytest
 import trio
@@ -90,6 +92,8 @@ async def test_the_errors_and_dead_letters_of_a_send_are_its_output(
         answer = await output(node, (await send(node, "mortal/d", {"die": True})).fields["location"])
         told = orjson.loads(answer.body)
         assert (answer.status, told["code"], told["source"]) == (502, "function_crashed", "inversion")
+        assert "exit status 3" in answer.body.decode()
+        assert "retry.attempts" in told["given_up"]
         letters = "SELECT key, count(*) FROM inversion.dead_letter GROUP BY key ORDER BY key"
         assert sql(database_url, letters) == [("d", 1), ("l", 2)]  # an answer that is an error is none
 
@@ -226,6 +230,22 @@ async def test_a_send_that_cannot_be_is_refused_and_stores_nothing(
         assert (refused.status, code_of(refused)) == (status, code), refused.body
         assert refused.fields["inversion-outcome"] == "not_applied"
         assert sql(database_url, "SELECT count(*) FROM inversion.request") == [(0,)]
+
+
+async def test_any_node_tells_the_output_and_waits_for_it(
+    start_node: StartNode, obedient_toml: str, tmp_path: Path
+) -> None:
+    (tmp_path / "two").mkdir()
+    async with start_node(obedient_toml) as one, start_node(obedient_toml, folder=tmp_path / "two") as two:
+        for n in range(5):
+            sent = await send(one, "a/k", {"pause": 0.1, "add": 1})
+            answer = await output(two, sent.fields["location"])
+            assert (answer.status, answer.body) == (200, b"%d" % (n + 1))
+        effect = {"forward": {"function": "b", "key": "y", "handler": "call", "message": {"add": 1}}}
+        bodies = set()
+        for node in (one, two) * 5:
+            bodies.add((await node.call("a/x", {"do": [effect]})).body)
+        assert bodies == {b"%d" % n for n in range(1, 11)}
 
 
 async def test_an_output_nobody_sent_is_404(start_node: StartNode, obedient_toml: str) -> None:

@@ -132,6 +132,35 @@ async def test_a_send_whose_statement_was_cut_is_delivered_exactly_once(
             await until(lambda key=key: seen(database_url, key) == [0, 1] and nothing_waits(database_url))  # type: ignore[misc]
 
 
+@pytest.mark.fault("M4", "the database falls silent while a send is stored, for longer than its deadline")
+@pytest.mark.timeout(60 * 10)
+async def test_a_send_whose_outcome_is_not_known_at_its_deadline_is_told_so(
+    start_node: StartNode, database_url: str, row: Row, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "Settings", partial(Settings, reply_timeout_s=0.5))
+    async with wire_proxy(database_url) as proxy, start_node(TOML, database_url=proxy.url) as node:
+        for number in range(row.times):
+            key = f"k{number}"
+            request = a_send(f"a/{key}", {"add": 1, "as": 0, "word": "the-send"}, "one")
+            spoil = proxy.spoil_next(Trick.SWALLOW_REPLY, at=SYNC, entity="the-send", then_shut=True)
+            hurried = request.replace(b"Host: x", b"Host: x\r\nInversion-Timeout: 2s", 1)
+            answer = await node.send(hurried)
+            assert spoil.happened.is_set()
+            told = orjson.loads(answer.body)
+            assert (answer.status, told["code"], told["outcome"]) == (504, "deadline", "unknown")
+            row.fired("the send is stored, and its node does not hear of it")
+            # Nothing of this one has been sent when its deadline passes.
+            nothing = await node.send(hurried.replace(b"Key: one", b"Key: two", 1))
+            told = orjson.loads(nothing.body)
+            assert (nothing.status, told["code"]) == (503, "database_unavailable")
+            assert told["outcome"] == "not_applied"
+            proxy.wake()
+            assert (await node.send(request)).status == 202
+            row.recovered()
+            await until(lambda: nothing_waits(database_url))
+            assert seen(database_url, key) == [0]
+
+
 @pytest.mark.fault("M4", "the client of a keyed send goes away before its reply, and sends again", times=5)
 @pytest.mark.timeout(60 * 10)
 async def test_a_send_whose_client_lost_the_reply_is_the_same_message_again(

@@ -7,6 +7,7 @@ import pytest
 from front_door import CallsDouble, Seen, get, open_door, post
 
 from inversion.errors import Code, FunctionError, InversionError, Outcome
+from inversion.http.asked import prefers_async
 from inversion.messages import Response, State, Step
 
 TRACE = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -113,6 +114,22 @@ async def test_what_is_not_built_yet_is_never_ignored(line: bytes) -> None:
     assert answer.status == 400
     assert json.loads(answer.body)["detail"].startswith("Prefer: ")
     assert door.calls.seen == []
+
+
+@pytest.mark.parametrize(
+    ("prefer", "asks"),
+    [
+        (b"respond-async", True),
+        (b"Respond-Async", True),
+        (b"return=minimal, respond-async", True),
+        (b"respond-async; foo=bar, wait=0", True),
+        (b"respond-asynchronously", False),
+        (b"handling=lenient", False),
+        (b"wait=0", False),
+    ],
+)
+def test_who_prefers_an_answer_later_says_respond_async(prefer: bytes, asks: bool) -> None:
+    assert prefers_async(prefer) is asks
 
 
 async def test_a_preference_that_asks_for_nothing_of_ours_is_ignored() -> None:

@@ -95,6 +95,7 @@ class Counters:
     messages_claimed: int = 0  #: taken from the database; those born here and run at once are not
     messages_delivered: int = 0  #: consumed by a turn of this node
     messages_failed: int = 0  #: attempts that count against retry.attempts
+    messages_sent: int = 0  #: by /v1/send, stored here
     messages_dead: int = 0  #: dead letters
     messages_published: int = 0  #: made for subscribers of topics
     publications: int = 0  #: that all their subscribers have
@@ -124,6 +125,7 @@ _NODE_HELP: Final = {
     "messages_claimed": "Messages taken from the database by polling.",
     "messages_delivered": "Messages consumed by a committed turn.",
     "messages_failed": "Attempts at messages that failed.",
+    "messages_sent": "Messages from outside that were stored.",
     "messages_dead": "Messages that became dead letters.",
     "messages_published": "Messages made for the subscribers of topics.",
     "publications": "Publications of which each subscriber has its message.",

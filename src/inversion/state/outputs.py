@@ -40,6 +40,7 @@ _PATIENCE_S: Final = 1.0
 #: Of a record that no turn wrote: a dead letter.
 _NO_TURN: Final = bytes(16)
 _CODES: Final = {code.wire: code for code in Code}
+_TOLD: Final = ("code", "message")
 
 
 @attrs.define(slots=True, eq=False)
@@ -243,7 +244,9 @@ def _answer(found: Rows, row: int) -> Response:
         return Response(elsewhere=rows.receipt_of(body))
     said = json_text.decode_error(body, status)
     if turn == _NO_TURN and said.code in _CODES:
-        return Response(error=InversionError(_CODES[said.code], said.message))
+        more = json_text.plain_object(body) or {}
+        more = {name: value for name, value in more.items() if name not in _TOLD}
+        return Response(error=InversionError(_CODES[said.code], said.message, extra=more))
     return Response(version=version, function_error=said)
 
 

@@ -17,6 +17,7 @@ from inversion.errors import Code, InversionError, Outcome, RequestRefused, Stor
 from inversion.gate import Bridge, GatheredGate, Walk
 from inversion.messages import Delivery
 from inversion.names import NO_KEY
+from inversion.observe.metrics import Counters
 from inversion.protocol.verdict import key_reused
 from inversion.state import arrays, rows, sql
 from inversion.state.consequence_rows import LEASE_MS
@@ -56,10 +57,11 @@ SendingWalk = Walk[Sending, None]
 class Sender:
     """Takes from a gate of its own over one connection, opened when the first send comes. `run` is a walk."""
 
-    def __init__(self, lane: Lane, gate: GatheredGate[Sending, None], most: int) -> None:
+    def __init__(self, lane: Lane, gate: GatheredGate[Sending, None], most: int, counters: Counters) -> None:
         self._lane = lane
         self._gate = gate
         self._most = most  #: that wait at the gate
+        self._counters = counters
         self.births: Births | None = None
 
     @property
@@ -161,6 +163,7 @@ class Sender:
         return {place: found.value(row, 1) or b"" for row, place in enumerate(rows.places(found))}
 
     def _settle(self, walks: Sequence[SendingWalk], new: set[int], hashes: dict[int, bytes]) -> None:
+        self._counters.messages_sent += len(new)
         born: list[Delivery] = []
         due = False
         for place, walk in enumerate(walks):

@@ -77,7 +77,9 @@ class PostgresStore:
         self._loads: GatheredGate[Loading, State] = GatheredGate(watch.later)
         self._commits: GatheredGate[Commit, None] = GatheredGate(watch.later)
         self._readers = Readers(self._loads)
-        self.sender = Sender(lane((sql.SEND, sql.RECORDED)), GatheredGate(watch.later), limits.queue.function)
+        self.sender = Sender(
+            lane((sql.SEND, sql.RECORDED)), GatheredGate(watch.later), limits.queue.function, self._counters
+        )
         self.births: Births | None = None  #: who runs messages at once that are born here; None: nobody
         self._looked_s = 0.0
         self._newer: Sequence[str] = ()  #: migrations that this release does not know
