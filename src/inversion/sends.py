@@ -1,7 +1,6 @@
 """Admission of messages from outside: makes one of a request and waits until it is durable.
 
-What can be refused without storing anything is refused here. With an Idempotency-Key the id of the message
-is made of it: the same send again is the same message.
+What can be refused without storing anything is refused here.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from inversion.config import Function
 from inversion.errors import Code, RequestRefused
 from inversion.ids import new_id
 from inversion.messages import Address, Delivery, Receipt, Response
-from inversion.names import NO_KEY
 from inversion.state.outputs import Outputs
 from inversion.state.sending import Sender, Sending
 
@@ -61,12 +59,13 @@ class Sends:
         if 0 in body:
             raise RequestRefused(Code.BAD_JSON, "a message is JSON, without a raw NUL")
         target = Address(function.name, key)
-        id_ = new_id() if once is None else id_of(target, once)
+        id_ = new_id()
         delivery = Delivery(target, f"-/{id_}", 0, 0, id_, handler, body)
         hash_ = hashlib.sha256(b"%b\0%b\0%b" % (handler.encode(), repr(when).encode(), body)).digest()
         at = None if when.at is None else when.at.encode()
-        await self._sender.send(Sending(delivery, hash_, deadline_s, when.delay_ms, at))
-        return Receipt(target, id_)
+        return Receipt(
+            target, await self._sender.send(Sending(delivery, hash_, deadline_s, once, when.delay_ms, at))
+        )
 
     async def output(self, receipt: Receipt, wait_s: float) -> Response | None:
         """The answer, waited for; None: it is still to come. Raises RequestRefused (`no_output`)."""
@@ -75,11 +74,3 @@ class Sends:
     async def withdraw(self, receipt: Receipt) -> None:
         """Not to be delivered. Raises RequestRefused if it was, or is not known."""
         await self._outputs.withdraw(receipt)
-
-
-def id_of(target: Address, once: str) -> str:
-    """The id of the message that this Idempotency-Key stands for: a UUID of version 8 (RFC 9562)."""
-    named = f"{target.function}\0{target.key or NO_KEY}\0{once}".encode()
-    digits = hashlib.sha256(named).hexdigest()
-    variant = "89ab"[int(digits[15], 16) % 4]
-    return f"{digits[:8]}-{digits[8:12]}-8{digits[12:15]}-{variant}{digits[16:19]}-{digits[19:31]}"

@@ -262,6 +262,19 @@ async def test_an_output_nobody_sent_is_404(start_node: StartNode, obedient_toml
         assert (wrong.status, code_of(wrong)) == (400, "bad_request")
 
 
+async def test_after_their_retention_the_same_key_is_another_message(
+    start_node: StartNode, obedient_toml: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeper, "PAUSE_S", 0.05)
+    async with start_node(obedient_toml + '\n[retention]\nkeys = "1ms"\n') as node:
+        first = (await send(node, "a/k", {"add": 1}, key(b"one"))).fields["location"]
+        with trio.fail_after(PATIENCE_S):
+            while (again := (await send(node, "a/k", {"add": 1}, key(b"one"))).fields["location"]) == first:
+                pass
+        assert (await output(node, again)).body == b"2"
+        assert (await output(node, first)).body == b"1"
+
+
 async def test_a_call_that_prefers_not_to_wait_is_a_send(start_node: StartNode, obedient_toml: str) -> None:
     async with start_node(obedient_toml) as node:
         sent = await node.call("a/k", {"add": 5}, b"Prefer: respond-async", key(b"one"))

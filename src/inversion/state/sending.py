@@ -1,8 +1,8 @@
 """Gathers messages from outside into one statement each time: a record, and a message or a timer.
 
-The record makes a send known: the same again, with the same id, is found and not sent a second time. So
-one whose outcome is unknown (the connection broke) is simply sent again. While the database is away they
-stay parked; at its deadline a sender is told whether its message may have been stored.
+The record makes a send known: the same again, by the caller's key or else by its id, is found and not sent
+a second time. So one whose outcome is unknown (the connection broke) is simply sent again. While the
+database is away they stay parked; at its deadline a sender is told whether its message may have been stored.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import attrs
 
 from inversion.errors import Code, InversionError, Outcome, RequestRefused, StoreUnavailable
 from inversion.gate import Bridge, GatheredGate, Walk
-from inversion.messages import Delivery
+from inversion.messages import Address, Delivery
 from inversion.names import NO_KEY
 from inversion.observe.metrics import Counters
 from inversion.protocol.verdict import key_reused
@@ -29,8 +29,9 @@ from inversion.state.resolver import TRANSIENT
 
 _MOST_ROWS: Final = 64
 _MOST_BYTES: Final = 4 << 20
-#: What the id of the record of a send begins with.
-SENT: Final = b"s:"
+#: What the id of the record of a send begins with: with the caller's key, and without one.
+_KEYED: Final = "k:"
+_SENT: Final = "s:"
 
 
 @attrs.define(slots=True, eq=False)
@@ -38,8 +39,9 @@ class Sending:
     """A message on its way from outside. Sent again it is the same."""
 
     delivery: Delivery
-    hash: bytes  #: of handler, time and body: the same id means the same
+    hash: bytes  #: of handler, time and body: the same key means the same
     deadline_s: float  #: perf_counter
+    once: str | None = None  #: the caller's key
     delay_ms: int | None = None  #: then it is a timer
     at: bytes | None = None  #: RFC 3339: the same
     doubted: bool = False  #: it was sent, and nobody knows what became of it
@@ -50,14 +52,27 @@ class Sending:
     def waits(self) -> bool:
         return self.delay_ms is not None or self.at is not None
 
+    @property
+    def record(self) -> bytes:
+        """The id of its record."""
+        return (_SENT + self.delivery.id if self.once is None else _KEYED + self.once).encode()
 
-SendingWalk = Walk[Sending, None]
+
+SendingWalk = Walk[Sending, str]
+
+
+@attrs.frozen(slots=True)
+class _Known:
+    """What a record says of a send."""
+
+    hash: bytes
+    id: str
 
 
 class Sender:
     """Takes from a gate of its own over one connection, opened when the first send comes. `run` is a walk."""
 
-    def __init__(self, lane: Lane, gate: GatheredGate[Sending, None], most: int, counters: Counters) -> None:
+    def __init__(self, lane: Lane, gate: GatheredGate[Sending, str], most: int, counters: Counters) -> None:
         self._lane = lane
         self._gate = gate
         self._most = most  #: that wait at the gate
@@ -68,13 +83,13 @@ class Sender:
     def waiting(self) -> int:
         return len(self._gate.waiting)
 
-    async def send(self, sending: Sending) -> None:
-        """For a walk: returns once it is durable. Raises InversionError."""
+    async def send(self, sending: Sending) -> str:
+        """For a walk: the id of the message, once it is durable. Raises InversionError."""
         if len(self._gate.waiting) >= self._most:
             raise RequestRefused(
                 Code.QUEUE_FULL, f"{self._most} sends wait for the database; try again", retry_after_s=1
             )
-        await self._gate.wait(sending)
+        return await self._gate.wait(sending)
 
     def sweep(self, now_s: float) -> None:
         """Let go of those whose deadline has passed."""
@@ -107,15 +122,16 @@ class Sender:
     def _cut(self, walks: list[SendingWalk]) -> list[SendingWalk]:
         """Keep what fits into one statement and is there once; the rest goes back."""
         room_bytes = _MOST_BYTES
-        ids: set[str] = set()
+        records: set[tuple[Address, bytes]] = set()
         kept: list[SendingWalk] = []
         for walk in walks:
             delivery = walk.item.delivery
+            record = delivery.target, walk.item.record
             room_bytes -= len(delivery.body)
-            if (room_bytes < 0 and kept) or delivery.id in ids:
+            if (room_bytes < 0 and kept) or record in records:
                 self._gate.park(walk)
             else:
-                ids.add(delivery.id)
+                records.add(record)
                 kept.append(walk)
         return kept
 
@@ -134,7 +150,7 @@ class Sender:
             sent = await connection.execute(sql.SEND, _parameters(sendings))
             new = set(rows.places(sent))
             known = [place for place in range(len(walks)) if place not in new]
-            hashes = await self._hashes(connection, [sendings[place] for place in known]) if known else {}
+            said = await self._said(connection, [sendings[place] for place in known]) if known else {}
         except ConnectionLost as lost:
             for sending in sendings:
                 sending.doubted = sending.doubted or lost.sent
@@ -147,38 +163,45 @@ class Sender:
                 sending.doubted = True
             self._park(walks)
             return False
-        self._settle(walks, new, {known[at]: hash_ for at, hash_ in hashes.items()})
+        self._settle(walks, new, {known[at]: each for at, each in said.items()})
         return True
 
-    async def _hashes(self, connection: Connection, sendings: Sequence[Sending]) -> dict[int, bytes]:
-        """Of those that had been sent before: what was sent, by their place here."""
+    async def _said(self, connection: Connection, sendings: Sequence[Sending]) -> dict[int, _Known]:
+        """Of those that had been sent before, by their place here."""
         found = await connection.execute(
             sql.RECORDED,
             [
                 arrays.texts([each.delivery.target.function.encode() for each in sendings]),
                 arrays.texts([_key(each) for each in sendings]),
-                arrays.texts([SENT + each.delivery.id.encode() for each in sendings]),
+                arrays.texts([each.record for each in sendings]),
             ],
         )
-        return {place: found.value(row, 1) or b"" for row, place in enumerate(rows.places(found))}
+        return {
+            place: _Known(found.value(row, 1) or b"", (found.value(row, 6) or b"").decode())
+            for row, place in enumerate(rows.places(found))
+        }
 
-    def _settle(self, walks: Sequence[SendingWalk], new: set[int], hashes: dict[int, bytes]) -> None:
+    def _settle(self, walks: Sequence[SendingWalk], new: set[int], said: dict[int, _Known]) -> None:
         self._counters.messages_sent += len(new)
         born: list[Delivery] = []
         due = False
         for place, walk in enumerate(walks):
             sending = walk.item
-            if place in new or (sending.doubted and hashes.get(place) == sending.hash):
+            known = said.get(place)
+            if place in new or (known is not None and known.id == sending.delivery.id):
                 due = due or (sending.owner is None and not sending.waits)
                 if sending.owner is not None:
                     born.append(sending.delivery)
         for place, walk in enumerate(walks):
-            if place in new or hashes.get(place) == walk.item.hash:
-                walk.resume(None)
-            elif place in hashes:
-                walk.throw(key_reused())
-            else:  # its record was swept this moment
+            known = said.get(place)
+            if place in new:
+                walk.resume(walk.item.delivery.id)
+            elif known is None:  # its record was swept this moment
                 self._gate.park(walk)
+            elif known.hash != walk.item.hash:
+                walk.throw(key_reused())
+            else:
+                walk.resume(known.id)
         if self.births is not None:
             if born:
                 self.births.born(born)
@@ -224,6 +247,7 @@ def _parameters(sendings: Sequence[Sending]) -> list[bytes]:
         arrays.int8s([each.waits for each in sendings]),
         arrays.int8s([each.delay_ms or 0 for each in sendings]),
         arrays.texts([each.at for each in sendings]),
+        arrays.texts([each.record for each in sendings]),
     ]
 
 

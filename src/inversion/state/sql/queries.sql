@@ -674,29 +674,27 @@ DELETE FROM inversion.cron AS c WHERE c.seen_at < now() - interval '30 days';
 WITH s AS MATERIALIZED (
     SELECT *
       FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::text[], $6::text[], $7::uuid[], $8::int8[],
-                  $9::int8[], $10::int8[], $11::text[]) WITH ORDINALITY
-           AS s (function, key, id, hash, handler, body, owner, lease_ms, waits, delay_ms, due, at)
+                  $9::int8[], $10::int8[], $11::text[], $12::text[]) WITH ORDINALITY
+           AS s (function, key, id, hash, handler, body, owner, lease_ms, waits, delay_ms, due, record, at)
 ), kept AS (
     INSERT INTO inversion.request (function, key, id, hash, turn, version, status, content_type, body, created_at)
-    SELECT s.function, s.key, 's:' || s.id, s.hash, '00000000-0000-0000-0000-000000000000', 0, 202,
-           'application/json', '', now()
+    SELECT s.function, s.key, s.record, s.hash, '00000000-0000-0000-0000-000000000000', 0, 202,
+           'text/plain', convert_to(s.id, 'UTF8'), now()
       FROM s
-     ORDER BY s.function COLLATE "C", s.key COLLATE "C", s.id COLLATE "C"
+     ORDER BY s.function COLLATE "C", s.key COLLATE "C", s.record COLLATE "C"
         ON CONFLICT (function, key, id) DO NOTHING
     RETURNING function, key, id
 ), new AS MATERIALIZED (
     SELECT s.*
       FROM s
-     WHERE ((s.function, s.key, 's:' || s.id) IN (SELECT k.function, k.key, k.id FROM kept AS k)) IS TRUE
+     WHERE ((s.function, s.key, s.record) IN (SELECT k.function, k.key, k.id FROM kept AS k)) IS TRUE
 ), born AS (
-    -- it may be there: what waits for longer than records are kept
     INSERT INTO inversion.message (function, key, sender, sender_version, seq, id, handler, body, hops, owner,
                                    attempt, failures, due_at, born_at)
     SELECT n.function, n.key, '-/' || n.id, 0, 0, n.id, n.handler, n.body, 0, n.owner,
            CASE WHEN n.owner IS NULL THEN 0 ELSE 1 END, 0, now() + n.lease_ms * interval '1 millisecond', now()
       FROM new AS n
      WHERE n.waits = 0
-        ON CONFLICT (function, key, sender, sender_version, seq) DO NOTHING
 ), wound AS (
     INSERT INTO inversion.timer (function, key, name, id, target_function, target_key, handler, body, hops, attempt,
                                  failures, due_at, born_at)
@@ -704,7 +702,6 @@ WITH s AS MATERIALIZED (
            coalesce(n.due::timestamptz, now() + n.delay_ms * interval '1 millisecond'), now()
       FROM new AS n
      WHERE n.waits = 1
-        ON CONFLICT (function, key, name) DO NOTHING
 )
 SELECT n.at FROM new AS n;
 
@@ -726,7 +723,7 @@ SELECT n.at,
   LEFT JOIN inversion.request AS s ON s.function = n.function AND s.key = n.key AND s.id = 's:' || n.id;
 
 -- name: withdraw
--- What was sent from outside and is not consumed; its record says so, or the same again would be sent again.
+-- What was sent from outside and is not consumed; a record says so to whoever asks.
 WITH m AS MATERIALIZED (
     SELECT x.function, x.key, x.sender
       FROM inversion.message AS x
@@ -748,10 +745,11 @@ WITH m AS MATERIALIZED (
      USING t
      WHERE x.function = t.function AND x.key = t.key AND x.name = t.name
 ), said AS (
-    UPDATE inversion.request AS r
-       SET status = 410
-     WHERE r.function = $1::text AND r.key = $2::text AND r.id = 's:' || $3::text
-       AND (EXISTS (SELECT 1 FROM m) OR EXISTS (SELECT 1 FROM t))
+    INSERT INTO inversion.request (function, key, id, hash, turn, version, status, content_type, body, created_at)
+    SELECT $1::text, $2::text, 's:' || $3::text, '', '00000000-0000-0000-0000-000000000000', 0, 410, 'text/plain',
+           '', now()
+     WHERE EXISTS (SELECT 1 FROM m) OR EXISTS (SELECT 1 FROM t)
+        ON CONFLICT (function, key, id) DO UPDATE SET status = 410
 )
 SELECT 1 FROM m UNION ALL SELECT 1 FROM t;
 
