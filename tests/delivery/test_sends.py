@@ -70,6 +70,24 @@ async def test_a_send_to_a_function_without_state_has_a_dash_for_its_key(
             assert (await output(node, place)).body == b"3"
 
 
+async def test_a_program_that_knows_nothing_of_messages_gets_one_and_its_bytes_are_the_output(
+    start_node: StartNode,
+) -> None:
+    toml = """
+        [functions.total]
+        command = ["sh", "-c", "read n; old=$(cat <&3); new=$((${old:-0} + n)); echo $new; echo $new >&4"]
+        mode = "exec"
+        output = "text/plain"
+        """
+    async with start_node(toml) as node:
+        for total in (b"3\n", b"6\n"):
+            sent = await send(node, "total/k", b"3\n")
+            answer = await output(node, sent.fields["location"])
+            assert (answer.status, answer.body) == (200, total)
+            assert answer.fields["content-type"] == "text/plain"
+        assert (await send(node, "total/k", b"three")).status == 400
+
+
 async def test_the_errors_and_dead_letters_of_a_send_are_its_output(
     start_node: StartNode, obedient_toml: str, database_url: str
 ) -> None:

@@ -31,8 +31,8 @@ _MOST: Final = 256
 #: Between two looks for the same answer: from the first to the longest.
 _FIRST_S: Final = 0.005
 _LONGEST_S: Final = 0.05
-#: After looking it rests for so many times as long: those who wait must not take the database for themselves.
-_REST: Final = 2.0
+#: After a look it rests so long for each that waits: ten thousand must not take the database for themselves.
+_REST_S: Final = 0.000_005
 #: When the node drains those who wait have so much longer: most answers are on their way.
 _FAREWELL_S: Final = 2.0
 #: A question that the database does not answer is given up so long after its deadline.
@@ -127,8 +127,7 @@ class Outputs:
         try:
             while True:
                 await self._rest()
-                begun_s = perf_counter()
-                due = self._due(begun_s)
+                due = self._due(perf_counter())
                 if not due:
                     continue
                 try:
@@ -138,7 +137,7 @@ class Outputs:
                     backoff.reset()
                 except ConnectionLost:
                     await backoff.pause()
-                await trio.sleep((perf_counter() - begun_s) * _REST if len(due) > _MOST else 0)
+                await trio.sleep(len(self._desk.asking) * _REST_S)
         finally:
             if self._connection is not None:
                 self._connection.close()
