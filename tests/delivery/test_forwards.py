@@ -8,7 +8,7 @@ from pathlib import Path
 import orjson
 import pytest
 import trio
-from front_door import Answer
+from front_door import Answer, get
 from test_messages import send as send_effect
 from test_messages import sql, state_of, until, until_sql
 from test_sends import code_of, key, output, send
@@ -159,10 +159,13 @@ async def test_two_subscribers_forward_the_same_publication_to_the_same_entity(
     async with start_node(obedient_toml) as node:
         for subscriber in ("p", "q"):
             await node.call(f"b/{subscriber}", {"do": [{"subscribe": {"topic": "news", "handler": "call"}}]})
-        published = {"do": [{"publish": {"topic": "news", "message": forwarding("y", then={"add": 1})}}]}
+        slow = {"pause": 0.3, "add": 1}  # the first still waits when the second is stored
+        published = {"do": [{"publish": {"topic": "news", "message": forwarding("y", then=slow)}}]}
         await node.call("a/x", published)
         await until(node, "b/y", count=2)
         await until_sql(database_url, "SELECT count(*) FROM inversion.message", (0,))
+        told = await node.send(get(b"/metrics"), admin=True)
+        assert b"inversion_messages_failed_total 0.0" in told.body
 
 
 async def test_at_its_deadline_a_caller_is_told_where_the_answer_will_be(
@@ -177,6 +180,33 @@ async def test_at_its_deadline_a_caller_is_told_where_the_answer_will_be(
         assert re.fullmatch(r"/v1/output/b/y/[0-9a-f-]{36}", place)
         assert (await output(node, place)).body == b"5"
         assert (await node.call("a/x", asked, key(b"one"))).body == b"5"
+
+
+async def test_a_node_that_drains_tells_those_who_wait_where_the_answer_will_be(
+    start_node: StartNode, obedient_toml: str
+) -> None:
+    async with start_node(obedient_toml) as node:
+        answers: dict[str, Answer] = {}
+
+        async def ask() -> None:
+            answers["call"] = await node.call("a/x", {"do": [forward("y", {"pause": 6, "add": 5})]})
+
+        async def wait(place: str) -> None:
+            answers["output"] = await output(node, place)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            await until(node, "a/x", done=1)
+            sent = await send(node, "b/y", {"add": 1})  # behind the one that runs
+            nursery.start_soon(wait, sent.fields["location"])
+            node.started.drain()
+        call = answers["call"]
+        assert (call.status, call.fields["inversion-outcome"]) == (504, "applied")
+        assert call.fields["location"].startswith("/v1/output/b/y/")
+        assert answers["output"].status in (202, 503)  # or it came after the drain began
+    async with start_node(obedient_toml) as node:
+        assert (await output(node, call.fields["location"])).body == b"5"
+        assert (await output(node, sent.fields["location"])).body == b"6"
 
 
 PYTHON_CODE = f"""
