@@ -9,7 +9,7 @@
 #       answer "$(($1 + $2))"
 #     }
 #
-#     serve
+#     serve                        # with schedules: serve '[{"name":"nightly","schedule":"0 4 * * *"}]'
 #
 # handler NAME [--default] [--reads-only] [JQ...]   declare a handler: a shell function of that name
 # answer JSON                      the response; null without it
@@ -84,8 +84,8 @@ serve() {
   exec 5> >(inversion_put_together >&3 3>&- 4<&-)
   writer=$!
   exec 0</dev/null 3>&-
-  printf '{"hello":{"protocol":1,"runtime":"bash/%s","pipeline":16,"integers":53,"handlers":{%s}}}\n' \
-    "${BASH_VERSINFO[0]}.${BASH_VERSINFO[1]}" "$inversion_declared" >&5
+  printf '{"hello":{"protocol":1,"runtime":"bash/%s","pipeline":16,"integers":53,"handlers":{%s}%s}}\n' \
+    "${BASH_VERSINFO[0]}.${BASH_VERSINFO[1]}" "$inversion_declared" "${1:+,\"cron\":$1}" >&5
   while IFS= read -ru 4 id && read -ru 4 exists && IFS= read -ru 4 name; do
     arguments=()
     for ((count = ${inversion_wants[${name:-!}]:-1}; count > 0; count--)); do

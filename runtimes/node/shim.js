@@ -241,8 +241,8 @@ function errorText(problem, name) {
   return JSON.stringify({ code: "function_error", message: `${said} in handler ${name}` });
 }
 
-/** Answer messages until stdin ends. */
-function serve() {
+/** Answer messages until stdin ends. `cron`: schedules, { name: "nightly", schedule: "0 4 * * *" } each. */
+function serve({ cron } = {}) {
   const { reading, writing } = stdio ?? takeStdio();
   let open = 0;
   let ended = false;
@@ -272,7 +272,7 @@ function serve() {
   const declared = {};
   for (const [name, { readsOnly }] of handlers) declared[name] = { reads_only: readsOnly };
   const runtime = `node/${process.versions.node.split(".")[0]}`;
-  const hello = { protocol: 1, runtime, pipeline: 64, batch: 64, integers: 53, handlers: declared };
+  const hello = { protocol: 1, runtime, pipeline: 64, batch: 64, integers: 53, handlers: declared, cron };
   writeAll(writing, `${JSON.stringify({ hello })}\n`);
 
   let torn = []; // the chunks of a line that has not ended

@@ -207,12 +207,14 @@ def handler(function=None, *, name: str | None = None, default: bool = False, re
     return declare if function is None else declare(function)
 
 
-def serve() -> None:
-    """Answer messages until stdin ends."""
+def serve(*, cron=()) -> None:
+    """Answer messages until stdin ends. `cron`: schedules, {"name": "a", "schedule": "0 4 * * *"} each."""
     reading, writing = _stdio or _take_stdio()
     major, minor = sys.version_info[:2]
     hello = {"protocol": 1, "runtime": f"python/{major}.{minor}", "pipeline": 64, "batch": 64, "integers": 64}
     hello["handlers"] = {each: {"reads_only": reads_only} for each, (_, reads_only) in _handlers.items()}
+    if cron:
+        hello["cron"] = list(cron)
     try:
         with open(writing, "wb") as out, open(reading, "rb", 1 << 18) as lines:
             out.write(_dump({"hello": hello}, "hello") + b"\n")

@@ -303,3 +303,17 @@ async def test_a_firing_that_fails_for_good_is_a_dead_letter_and_the_next_one_is
         )
     assert sender == "~cron/diary/tick"
     assert orjson.loads(error)["code"] == "refused"
+
+
+async def test_a_schedule_that_the_database_refuses_holds_up_no_other(
+    start_node: StartNode, database_url: str, log: io.StringIO
+) -> None:
+    toml = TOML + "".join(f'cron.{name} = {{ schedule = "* * * * *", key = "{name}" }}\n' for name in "ab")
+    async with start_node(toml):
+        await until(lambda: known(database_url, "a") and known(database_url, "b"))
+        sql(database_url, "ALTER TABLE inversion.message ADD CHECK (key <> 'a')")
+        for name in "ab":
+            set_back(database_url, 2 * MINUTE, name)
+        await until(lambda: entries(database_url, "b"))
+        await until(lambda: "not_fired" in log.getvalue() and "diary/a" in log.getvalue())
+        assert entries(database_url, "a") == []

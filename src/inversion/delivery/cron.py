@@ -145,10 +145,13 @@ class Cron:
             lag_s = 0
             if next_s is not None and next_s <= standing.now_s:
                 lag_s = standing.now_s - next_s
-                await self._fire(agenda, place, schedule, standing)
-                pause_s = 0.0
+                try:
+                    await self._fire(agenda, place, schedule, standing)
+                    pause_s = 0.0
+                except StatementFailed as failure:  # the others are fired all the same
+                    _log.error("not_fired", schedule=f"{place.function}/{place.name}", reason=str(failure))
             elif next_s is not None:
-                pause_s = min(pause_s, next_s - standing.now_s)
+                pause_s = min(pause_s, next_s - standing.now_ms / 1_000)
             shown[f"{place.function}/{place.name}"] = Shown(next_s or 0, standing.fired_s, lag_s)
         self.shown = shown
         await self._keep(agenda, wanted)

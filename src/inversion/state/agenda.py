@@ -32,7 +32,11 @@ class Standing(NamedTuple):
 
     last_s: int  #: the newest instant that is dealt with
     fired_s: int  #: when a message was last born of it; 0: never
-    now_s: int
+    now_ms: int
+
+    @property
+    def now_s(self) -> int:
+        return self.now_ms // 1_000
 
 
 @attrs.frozen(slots=True, eq=False)

@@ -167,7 +167,7 @@ FAN_OUT: Final = statement(_QUERIES["fan_out"])
 BACKLOG: Final = statement(_QUERIES["backlog"])
 #: text[] functions, names, rules: known from now on.
 ADOPT_SCHEDULES: Final = statement(_QUERIES["adopt_schedules"])
-#: text[] functions, names -> (ordinal, last, fired and now in seconds; int8) of those that are known.
+#: text[] functions, names -> (ordinal, last and fired in s, now in ms; int8) of those that are known.
 LOOK_AT_SCHEDULES: Final = statement(_QUERIES["look_at_schedules"])
 #: function, name, last int8, new last int8, key, sender, handler, body, int8[] instants, text[] ids -> a row
 #: where it was this call that fired.

@@ -631,7 +631,7 @@ SELECT s.function, s.name, s.rule, date_trunc('second', now()), now()
 
 -- name: look_at_schedules
 SELECT s.at, floor(extract(epoch FROM c.last_at))::int8, coalesce(floor(extract(epoch FROM c.fired_at)), 0)::int8,
-       floor(extract(epoch FROM now()))::int8
+       floor(extract(epoch FROM now()) * 1000)::int8
   FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS s (function, name, at)
   JOIN inversion.cron AS c ON c.function = s.function AND c.name = s.name;
 

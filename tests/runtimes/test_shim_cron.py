@@ -1,0 +1,43 @@
+"""Schedules in a hello: the same in every shim, and the host takes them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hand_host import RUNTIMES, playing
+
+from fix_node import PYTHON
+from inversion.protocol.cron import Schedule
+from inversion.protocol.frames import read_hello
+
+CRON = '[{"name":"nightly","schedule":"0 4 * * *","message":{"days":[1]},"handler":"all"}]'
+CODE = {
+    "python": f"from shim import handler, serve\nhandler(print, name='all')\nserve(cron={CRON})\n",
+    "node": f"const {{ handler, serve }} = require('./shim')\nhandler('all', () => 1)\n"
+    f"serve({{ cron: {CRON} }})\n",
+    "bash": f". ./shim.sh\nhandler all\nall() {{ answer 1; }}\nserve '{CRON}'\n",
+}
+COMMANDS = {"python": (PYTHON, "shim.py"), "node": ("node", "shim.js"), "bash": ("bash", "shim.sh")}
+
+
+@pytest.mark.parametrize(
+    "language",
+    [
+        "python",
+        pytest.param("node", marks=pytest.mark.toolchain("node")),
+        pytest.param("bash", marks=pytest.mark.toolchain("bash", "jq")),
+    ],
+)
+@pytest.mark.parametrize("declares", [True, False])
+async def test_what_serve_is_given_is_declared(language: str, declares: bool, tmp_path: Path) -> None:
+    interpreter, shim = COMMANDS[language]
+    (tmp_path / shim).write_text((RUNTIMES / language / shim).read_text())
+    code = CODE[language] if declares else CODE[language].replace(CRON, "[]")
+    (tmp_path / "function").write_text(code)
+    async with playing([interpreter, "function"], tmp_path) as runtime:
+        hello = read_hello(json.dumps(await runtime.hello()).encode())
+    expected = {"nightly": Schedule("nightly", "0 4 * * *", handler="all", message=b'{"days":[1]}')}
+    assert list(hello.cron.faults) == []
+    assert dict(hello.cron.schedules) == (expected if declares else {})
