@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
@@ -45,18 +46,21 @@ async def until_metrics(node: LiveNode, **wanted: float) -> dict[str, float]:
 
 
 async def test_a_full_queue_of_an_entity_loses_no_message_and_holds_up_no_other_entity(
-    start_node: StartNode, obedient_toml: str, database_url: str
+    start_node: StartNode, obedient_toml: str, database_url: str, tmp_path: Path
 ) -> None:
+    latch = tmp_path / "latch"
     async with start_node(limited(obedient_toml, entity=4, function=200, node=400)) as node:
         statuses: list[int] = []
 
         async def occupy() -> None:
-            statuses.append((await node.call("b/hot", {"pause": 3})).status)
+            statuses.append((await node.call("b/hot", {"until": str(latch)})).status)
 
         async with trio.open_nursery() as nursery:
-            for _ in range(5):  # one runs, four wait: the queue is full for some fifteen seconds
+            for _ in range(5):  # one runs, four wait: the queue is full until the latch is there
                 nursery.start_soon(occupy)
-            await trio.sleep(0.2)
+            live = 0.0
+            while live < 5:
+                live = (await metrics(node))["inversion_live_requests"]
             hot = [send("hot", {"add": 1, "as": n}) for n in range(20)]
             others = [send(f"k{n}", {"add": 1}) for n in range(60)]
             assert (await node.call("a/x", {"do": [*hot, *others]})).status == 200
@@ -64,6 +68,7 @@ async def test_a_full_queue_of_an_entity_loses_no_message_and_holds_up_no_other_
                 await until(node, f"b/k{n}", count=1)
             assert (await node.call("b/cold", {"add": 1})).status == 200  # nor a caller
             assert (await state_of(node, "b/hot")).get("count") is None  # it was full all the time
+            latch.touch()
         assert statuses == [200] * 5
         state = await until(node, "b/hot", count=20)
         assert state["seen"] == list(range(20))
@@ -75,14 +80,14 @@ async def test_messages_leave_room_for_callers_in_the_queue_of_their_function(
 ) -> None:
     """More of them than the queue holds wait in the database, not in front of callers."""
     async with start_node(limited(obedient_toml, entity=10, function=12, node=100)) as node:
-        messages = [send(f"k{n}", {"pause": 0.05, "add": 1}) for n in range(120)]
+        messages = [send(f"k{n}", {"pause": 0.1, "add": 1}) for n in range(60)]
         assert (await node.call("a/x", {"do": messages})).status == 200
         answered = []
         while waiting(database_url):
             answered.append((await node.call("b/caller", {"add": 1})).status)
-        assert len(answered) > 3
+        assert len(answered) > 1
         assert set(answered) == {200}
-        for n in range(120):
+        for n in range(60):
             await until(node, f"b/k{n}", count=1)
 
 
@@ -92,12 +97,12 @@ async def test_a_flood_to_one_function_holds_up_no_message_to_another(
     toml = obedient_toml + obedient_toml.replace("functions.a]", "functions.c]").partition("[functions.b]")[0]
     async with start_node(toml) as node:
         for first in range(0, 1_200, 400):
-            flood = [send(f"k{n}", {"pause": 0.02, "add": 1}) for n in range(first, first + 400)]
+            flood = [send(f"k{n}", {"pause": 0.1, "add": 1}) for n in range(first, first + 400)]
             assert (await node.call("a/x", {"do": flood})).status == 200
         for n in range(10):
             await node.call("a/x", {"do": [send("y", {"add": 1, "as": n}, function="c")]})
             await until(node, "c/y", count=n + 1)
-        # 1,200 messages of 20 ms in two processes take at least twelve seconds. (And so it was a flood.)
+        # 1,200 messages of 0.1 s in two processes take a minute: the flood is not over.
         assert waiting(database_url) > 0
         assert waiting(database_url, "c") == 0
 

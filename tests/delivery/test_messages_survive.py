@@ -130,6 +130,30 @@ async def test_a_node_that_drains_gives_back_what_it_has_not_begun(serve: Serve,
         await until_seen(database_url, list(range(20)))
 
 
+async def test_a_node_that_drains_gives_back_what_waits_for_a_process(
+    serve: Serve, database_url: str
+) -> None:
+    """More than it could do in the time it has."""
+    with serve(database_url) as node:
+        slow = [
+            {
+                "send": {
+                    "function": "b",
+                    "key": f"k{n}",
+                    "handler": "call",
+                    "message": {"pause": 0.5, "add": 1},
+                }
+            }
+            for n in range(300)
+        ]
+        assert (await node.call("a/x", {"do": slow})).status == 200
+        node.process.send_signal(signal.SIGTERM)
+        await trio.to_thread.run_sync(node.process.wait, 60)
+        assert node.process.returncode == 0  # all that it had accepted was done, or given back
+    assert sql(database_url, "SELECT count(*) FROM inversion.message WHERE owner IS NOT NULL") == [(0,)]
+    assert sql(database_url, "SELECT count(*) FROM inversion.message")[0][0] > 200
+
+
 async def test_entities_that_send_to_each_other_on_two_nodes_never_deadlock(
     serve: Serve, database_url: str
 ) -> None:

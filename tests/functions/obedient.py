@@ -7,6 +7,7 @@
 {"die_if": handler}   the same where that handler is asked
 {"delete": true}      leaves no state
 {"pause": seconds}    before anything else
+{"until": path}       waits before anything else until there is such a file (not with "rearm")
 {"circle": fields}    is forwarded there, and from there again, for ever
 {"rearm": effect}     does the effect until `count` is "until"
 """
@@ -25,6 +26,8 @@ def one(message_in, state):
     state = dict(state or {})
     if "pause" in message:
         time.sleep(message["pause"])
+    while "until" in message and "rearm" not in message and not os.path.exists(message["until"]):
+        time.sleep(0.01)
     handler = message_in.get("handler") or message_in.get("ctx", {}).get("handler")
     if message.get("die") or message.get("die_if") == handler:
         os._exit(3)

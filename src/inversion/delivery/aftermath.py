@@ -7,6 +7,7 @@ from typing import Final
 
 from inversion import last_words
 from inversion.errors import Code, Crowded, InversionError, RetryAsked, StoreUnavailable
+from inversion.messages import Request, Step
 from inversion.state.postgres import StatementFailed
 
 #: Of the same pair an earlier one is elsewhere, or has just failed: soon seen.
@@ -29,6 +30,7 @@ _FAILURES: Final = frozenset(
         Code.INTERNAL,
     )
 )
+_BEFORE_A_PROCESS: Final = (Step.RECEIVE_REQUEST, Step.LOAD_STATE, Step.SEND_MESSAGE_IN)
 #: Refusals by the database that are about what was to be stored.
 _OF_THE_DATA: Final = ("21", "22", "23", "54")
 
@@ -53,6 +55,11 @@ def pause_s(error: InversionError) -> float:
             return BUSY_PAUSE_S
         case _:
             return AWAY_PAUSE_S
+
+
+def has_not_begun(request: Request) -> bool:
+    """Whether no process has it yet: a turn that is answered now is never sent (transition.py)."""
+    return request.turn is None or request.turn.step in _BEFORE_A_PROCESS
 
 
 def words_of(error: InversionError, env: Mapping[str, str], given_up: str | None = None) -> bytes:

@@ -25,6 +25,7 @@ from inversion.delivery.aftermath import (
     AWAY_PAUSE_S,
     BUSY_PAUSE_S,
     fails,
+    has_not_begun,
     pause_s,
     retry_after_s,
     status_of,
@@ -164,7 +165,7 @@ class Dispatcher:
         self._fan_out.drain()
         for held in list(self._held):
             request = held.request
-            if request is not None and request.turn is None and not request.answered:
+            if request is not None and not request.answered and has_not_begun(request):
                 request.answer(Response(error=InversionError(Code.DRAINING, "the node ends")))
         self._wake.set()
 
