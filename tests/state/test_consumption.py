@@ -60,6 +60,44 @@ async def test_a_turn_whose_message_another_has_consumed_is_not_applied(database
         assert sql(database_url, "SELECT count(*) FROM inversion.entity WHERE function = 'b'") == [(0,)]
 
 
+async def test_one_that_is_gone_and_one_too_many_do_not_make_up_for_each_other(database_url: str) -> None:
+    """A turn of 0 and 2 finds 1 and 2: as many as it wants, and 1 would be lost, 0 applied again."""
+    async with running(a_store(database_url)) as store:
+        await send(store, 3)
+        await consume(store, 0)
+        with pytest.raises(Outrun):
+            await consume(store, 0, 2)
+        assert sql(database_url, COUNT) == [(2,)]
+
+
+@pytest.mark.parametrize("gone", ["DELETE FROM inversion.timer", "UPDATE inversion.timer SET id = 'newer'"])
+async def test_a_timer_that_is_gone_and_a_message_too_many_do_not_make_up_for_each_other(
+    gone: str, database_url: str
+) -> None:
+    """A turn of a timer and message 1 while message 0 waits elsewhere: it would lose 0 for the timer."""
+    async with running(a_store(database_url)) as store:
+        await send(store, 2)
+        wind = MessageOut([Answer(effects=[Send("b", "y", "call", b"1", delay_ms=1, name="bell")])])
+        winder = turn_of("z")
+        state = await load(store, "z")
+        await walk(lambda: store.store_state(winder, state, wind))
+        ((id_,),) = sql(database_url, "SELECT id FROM inversion.timer")
+        sql(database_url, gone)
+        turn = turn_of("y", 2)
+        turn.address = Address("b", "y")
+        turn.requests[0].delivery = delivery(1)
+        turn.requests[1].delivery = Delivery(
+            turn.address, "counter/z", 0, 0, str(id_), "call", b"1", timer="bell"
+        )
+        with pytest.raises(Outrun):
+            await walk(
+                lambda: store.store_state(
+                    turn, State(None, 0, None), MessageOut([Answer(b"1"), Answer(b"1")])
+                )
+            )
+        assert sql(database_url, COUNT) == [(2,)]
+
+
 async def test_a_message_whose_lease_changes_while_its_commit_waits_is_consumed(database_url: str) -> None:
     """Its row is not the one that the statement saw when it began."""
     async with running(a_store(database_url)) as store:

@@ -16,7 +16,7 @@ LEASE_MS: Final = 10_000
 
 
 class Span(NamedTuple):
-    """Consecutive messages of one sender; the lock finds out whether there are others between."""
+    """A message, at `last`, and the places before it in which there must be none: the lock finds out."""
 
     sender: bytes
     first_version: int

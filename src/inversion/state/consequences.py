@@ -83,7 +83,7 @@ def consequences_of(
 
 
 def _consume(made: Consequences, turn: Turn, answers: Sequence[Answer]) -> None:
-    spans: dict[str, Span] = {}
+    before: dict[str, Span] = {}
     for number, (request, answer) in enumerate(zip(turn.requests, answers, strict=True)):
         delivery = request.delivery
         if delivery is None:
@@ -99,15 +99,19 @@ def _consume(made: Consequences, turn: Turn, answers: Sequence[Answer]) -> None:
             made.touched[row] = Touched(*row, delivery.id.encode(), True)
         elif delivery.target.key is None:
             # of these none waits for another
-            spans[delivery.id] = Span(sender.encode(), version, seq, version, seq)
+            made.spans.append(Span(sender.encode(), version, seq, version, seq))
         else:
-            before = spans.get(sender)
-            if before is not None and (before.last_version, before.last_seq) >= (version, seq):
+            last = before.get(sender)
+            if last is None:
+                span = Span(sender.encode(), _BEFORE_ALL, _BEFORE_ALL, version, seq)
+            elif (last.last_version, last.last_seq) < (version, seq):
+                span = Span(last.sender, last.last_version, last.last_seq + 1, version, seq)
+            else:
                 raise Outrun  # they came in the wrong order
-            spans[sender] = Span(sender.encode(), _BEFORE_ALL, _BEFORE_ALL, version, seq)
+            before[sender] = span
+            made.spans.append(span)
         if answer.error is not None and delivery.reply_to is None and not delivery.outside:
             made.buried.append((delivery.id.encode(), last_words.of_answer(answer.error, UNASKED)))
-    made.spans.extend(spans.values())
 
 
 def _withdrawn(timer: str, answers: Sequence[Answer]) -> bool:

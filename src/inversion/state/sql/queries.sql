@@ -109,7 +109,7 @@ SELECT up.turn FROM up;
 -- name: commit_messages
 -- Whatever a turn consumes is locked before any entity: messages, then timers, each in the order of its key.
 WITH m AS MATERIALIZED (
-    SELECT c.turn, x.*
+    SELECT c.turn, (x.sender_version, x.seq) = (c.last_version, c.last_seq) AS expected, x.*
       FROM unnest($19::uuid[], $20::text[], $21::text[], $22::text[], $23::int8[], $24::int8[], $25::int8[],
                   $26::int8[])
            AS c (turn, function, key, sender, first_version, first_seq, last_version, last_seq)
@@ -128,13 +128,15 @@ WITH m AS MATERIALIZED (
      ORDER BY x.function, x.key, x.name
        FOR UPDATE OF x
 ), complete AS MATERIALIZED (
-    -- each turn counts once for itself, so that this is always asked and its locks are always taken
+    -- Each turn counts once for itself, so that this is always asked and its locks are always taken. The number
+    -- alone is not enough: one that is gone and one too many, outside the turn, make up for each other.
     SELECT l.turn, count(*) AS needs
-      FROM (SELECT e.turn FROM unnest($4::uuid[]) AS e (turn)
-             UNION ALL SELECT s.turn FROM unnest($8::uuid[]) AS s (turn)
-             UNION ALL SELECT m.turn FROM m
-             UNION ALL SELECT t.turn FROM t WHERE t.consumed) AS l
+      FROM (SELECT e.turn, true AS expected FROM unnest($4::uuid[]) AS e (turn)
+             UNION ALL SELECT s.turn, true FROM unnest($8::uuid[]) AS s (turn)
+             UNION ALL SELECT m.turn, m.expected FROM m
+             UNION ALL SELECT t.turn, true FROM t WHERE t.consumed) AS l
      GROUP BY l.turn
+    HAVING bool_and(l.expected)
 ), known AS MATERIALIZED (
     SELECT n.function, n.key
       FROM unnest($10::text[], $11::text[], $12::text[]) AS n (function, key, id)
@@ -271,7 +273,8 @@ SELECT l.turn, false
 -- name: commit_plain_messages
 -- commit_messages without what most turns do not have: records, timers, dead letters.
 WITH m AS MATERIALIZED (
-    SELECT c.turn, x.function, x.key, x.sender, x.sender_version, x.seq
+    SELECT c.turn, (x.sender_version, x.seq) = (c.last_version, c.last_seq) AS expected, x.function, x.key, x.sender,
+           x.sender_version, x.seq
       FROM unnest($10::uuid[], $11::text[], $12::text[], $13::text[], $14::int8[], $15::int8[], $16::int8[],
                   $17::int8[])
            AS c (turn, function, key, sender, first_version, first_seq, last_version, last_seq)
@@ -283,10 +286,11 @@ WITH m AS MATERIALIZED (
        FOR UPDATE OF x
 ), complete AS MATERIALIZED (
     SELECT l.turn, count(*) AS needs
-      FROM (SELECT e.turn FROM unnest($4::uuid[]) AS e (turn)
-             UNION ALL SELECT s.turn FROM unnest($8::uuid[]) AS s (turn)
-             UNION ALL SELECT m.turn FROM m) AS l
+      FROM (SELECT e.turn, true AS expected FROM unnest($4::uuid[]) AS e (turn)
+             UNION ALL SELECT s.turn, true FROM unnest($8::uuid[]) AS s (turn)
+             UNION ALL SELECT m.turn, m.expected FROM m) AS l
      GROUP BY l.turn
+    HAVING bool_and(l.expected)
 ), up AS (
     INSERT INTO inversion.entity AS e (function, key, version, turn, prev, state, updated_at)
     SELECT m.function, m.key, m.version, m.turn, m.prev, m.state, now()
