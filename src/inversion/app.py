@@ -160,7 +160,6 @@ class _Node:
         self._nursery.start_soon(self._sweep)
         self._open_doors(listeners)
         self._nursery.start_soon(self._deliver)
-        self._nursery.start_soon(self._outputs.run)
         await self._supervisor.first_words(_HELLO_PATIENCE_S)
         if (origin := self._options.reload) is not None:
             take_up = self._outgoing.take_up
@@ -197,6 +196,7 @@ class _Node:
             self._store_opened.wait()
         )  # the store's first try tells a wrong URL from a database that is away
         self._nursery.start_soon(self._cron.run)
+        self._nursery.start_soon(self._outputs.run)
         await self._dispatcher.run()
 
     def _open_doors(self, listeners: Sequence[Listener]) -> None:

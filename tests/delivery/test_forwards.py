@@ -122,7 +122,7 @@ async def test_a_forwarded_send_has_its_output_where_it_was_sent(
             assert first.status == 200
             assert (await output(node, sent.fields["location"])).body == first.body
         assert (await state_of(node, "b/2"))["count"] == 8
-        slow = await send(node, "a/x", forwarding("3", then={"pause": 1, "add": 1}))
+        slow = await send(node, "a/x", forwarding("3", then={"pause": 3, "add": 1}))
         await until(node, "a/x", done=3)
         pending = await output(node, slow.fields["location"], "1ms")
         assert pending.status == 202
@@ -172,8 +172,8 @@ async def test_at_its_deadline_a_caller_is_told_where_the_answer_will_be(
     start_node: StartNode, obedient_toml: str
 ) -> None:
     async with start_node(obedient_toml) as node:
-        asked = {"do": [forward("y", {"pause": 2, "add": 5})]}
-        late = await node.call("a/x", asked, b"Inversion-Timeout: 1s", key(b"one"))
+        asked = {"do": [forward("y", {"pause": 6, "add": 5})]}
+        late = await node.call("a/x", asked, b"Inversion-Timeout: 4s", key(b"one"))
         told = orjson.loads(late.body)
         assert (late.status, told["code"], told["outcome"]) == (504, "deadline", "applied")
         place = late.fields["location"]

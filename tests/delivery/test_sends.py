@@ -203,7 +203,7 @@ async def test_a_message_is_withdrawn_while_the_one_before_it_runs(
 ) -> None:
     """It is leased and in its mailbox: its turn finds nothing to consume."""
     async with start_node(obedient_toml) as node:
-        await send(node, "a/k", {"pause": 1, "add": 1})
+        await send(node, "a/k", {"pause": 3, "add": 1})
         place = (await send(node, "a/k", {"add": 10})).fields["location"]
         assert (await withdraw(node, place)).status == 200
         last = (await send(node, "a/k", {"add": 100})).fields["location"]

@@ -202,7 +202,7 @@ async def test_what_was_answered_202_is_delivered_by_the_restarted_node(
         requests = [a_send(f"a/{key}", {"add": 1, "as": n}, str(n)) for n in range(SENDS)]
         places = []
         with served(TOML) as node:
-            slow = a_send(f"a/{key}", {"pause": 2}, "slow")
+            slow = a_send(f"a/{key}", {"pause": 4}, "slow")
             assert (await node._exchange(node.url, slow)).status == 202  # the others stand behind it
             for request in requests:
                 answer = await node._exchange(node.url, request)
@@ -234,7 +234,7 @@ async def test_a_forwarded_call_is_answered_when_it_is_asked_again_after_a_kill(
         asked = {"do": [{"forward": {"function": "b", "key": key, "handler": "call", "message": then}}]}
 
         async def ask(node: RunningCommand, key: str = key, asked: object = asked) -> Answer:
-            return await node.call(f"a/{key}", asked, b"Idempotency-Key: one")
+            return await node.call(f"a/{key}", asked, b"Idempotency-Key: one", b"Inversion-Timeout: 8s")
 
         with served(TOML) as node:
             async with trio.open_nursery() as nursery:
