@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 from stand_in import Script, answering
 
+from fix_command import StartCommand
+from fix_node import PYTHON, RUNTIMES
 from inversion.cli import inversion
 
 PROBLEM = json.dumps(
@@ -256,3 +259,22 @@ def test_health_tells_ready_from_not_ready(project: Path, status: int, code: int
     assert script.asked[0] == ("GET", "/readyz", b"")
     assert result.exit_code == code
     assert told["ready"] is (status == 200)
+
+
+def test_a_message_sent_from_a_shell_is_delivered(
+    short_folder: Path, start_command: StartCommand, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (short_folder / "inversion.toml").write_text(
+        f'[functions.counter]\ncommand = ["{PYTHON}", "{RUNTIMES}/python/counter.py"]\n'
+    )
+    monkeypatch.chdir(short_folder)
+    with start_command("dev", short_folder, "--json", "--database-url", database_url, "--migrate"):
+        for _ in range(2):
+            sent = run("send", "counter", "alice", "add", "-d", "5", "--idempotency-key", "one")
+            assert sent.exit_code == 0, sent.stderr
+            assert sent.stdout.startswith("/v1/output/counter/alice/")
+        assert run("invoke", "counter", "alice", "add", "-d", "1").stdout in ("1", "6")
+        ended_s = time.monotonic() + 30
+        while run("state", "get", "counter", "alice").stdout != '{"count":6}' and time.monotonic() < ended_s:
+            time.sleep(0.05)
+        assert run("state", "get", "counter", "alice").stdout == '{"count":6}'

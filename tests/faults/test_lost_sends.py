@@ -138,7 +138,8 @@ async def test_a_send_whose_outcome_is_not_known_at_its_deadline_is_told_so(
     start_node: StartNode, database_url: str, row: Row, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store_module, "Settings", partial(Settings, reply_timeout_s=0.5))
-    async with wire_proxy(database_url) as proxy, start_node(TOML, database_url=proxy.url) as node:
+    few = TOML + "[limits]\nqueue = { entity = 3, function = 3, node = 100 }\n"
+    async with wire_proxy(database_url) as proxy, start_node(few, database_url=proxy.url) as node:
         for number in range(row.times):
             key = f"k{number}"
             request = a_send(f"a/{key}", {"add": 1, "as": 0, "word": "the-send"}, "one")
@@ -149,11 +150,21 @@ async def test_a_send_whose_outcome_is_not_known_at_its_deadline_is_told_so(
             told = orjson.loads(answer.body)
             assert (answer.status, told["code"], told["outcome"]) == (504, "deadline", "unknown")
             row.fired("the send is stored, and its node does not hear of it")
-            # Nothing of this one has been sent when its deadline passes.
-            nothing = await node.send(hurried.replace(b"Key: one", b"Key: two", 1))
-            told = orjson.loads(nothing.body)
-            assert (nothing.status, told["code"]) == (503, "database_unavailable")
-            assert told["outcome"] == "not_applied"
+            # Of these nothing has been sent when their deadline passes, and so many do not even wait.
+            refused: list[tuple[int, str, str]] = []
+
+            async def refuse(
+                n: int, hurried: bytes = hurried, refused: list[tuple[int, str, str]] = refused
+            ) -> None:
+                answer = await node.send(hurried.replace(b"Key: one", b"Key: %d" % n, 1))
+                told = orjson.loads(answer.body)
+                refused.append((answer.status, told["code"], told["outcome"]))
+
+            async with trio.open_nursery() as nursery:
+                for n in range(5):
+                    nursery.start_soon(refuse, n)
+            waited, full = (503, "database_unavailable", "not_applied"), (429, "queue_full", "not_applied")
+            assert sorted(refused) == [*[full] * 2, *[waited] * 3]
             proxy.wake()
             assert (await node.send(request)).status == 202
             row.recovered()
