@@ -92,19 +92,21 @@ async def test_messages_leave_room_for_callers_in_the_queue_of_their_function(
 
 
 async def test_a_flood_to_one_function_holds_up_no_message_to_another(
-    start_node: StartNode, obedient_toml: str, database_url: str
+    start_node: StartNode, obedient_toml: str, database_url: str, tmp_path: Path
 ) -> None:
     toml = obedient_toml + obedient_toml.replace("functions.a]", "functions.c]").partition("[functions.b]")[0]
+    latch = tmp_path / "latch"
     async with start_node(toml) as node:
         for first in range(0, 1_200, 400):
-            flood = [send(f"k{n}", {"pause": 0.1, "add": 1}) for n in range(first, first + 400)]
+            flood = [send(f"k{n}", {"until": str(latch), "add": 1}) for n in range(first, first + 400)]
             assert (await node.call("a/x", {"do": flood})).status == 200
         for n in range(10):
-            await node.call("a/x", {"do": [send("y", {"add": 1, "as": n}, function="c")]})
+            later = {"delay": "1ms"} if n % 2 else {}  # what is claimed, and what runs where it is born
+            await node.call("a/x", {"do": [send("y", {"add": 1, "as": n}, function="c", **later)]})
             await until(node, "c/y", count=n + 1)
-        # 1,200 messages of 0.1 s in two processes take a minute: the flood is not over.
-        assert waiting(database_url) > 0
-        assert waiting(database_url, "c") == 0
+        assert waiting(database_url) == 1_200  # the flood is there, and has all of its processes
+        await until_sql(database_url, WAITING.format("c"), (0,))
+        latch.touch()
 
 
 async def test_a_poison_message_blocks_its_pair_alone_and_that_until_it_is_dead(
