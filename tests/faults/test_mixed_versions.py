@@ -283,7 +283,7 @@ async def test_two_releases_bring_each_others_messages(
 ) -> None:
     await trio.to_thread.run_sync(head.migrate, empty_database_url)
     doors, stop = [Latest(up=False), Latest(up=False)], trio.Event()
-    talking = Talking(doors, empty_database_url, "mixed", hops=100, crowd=12, look_s=0.3)
+    talking = Talking(doors, empty_database_url, "mixed", hops=100, crowd=12, look_s=0.3, sends_only=True)
     lives: list[ExitStack] = [ExitStack(), ExitStack()]
 
     async def replace(number: int, release: Release) -> None:

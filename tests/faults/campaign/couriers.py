@@ -76,13 +76,21 @@ def hop(ctx, message):
 
 
 @handler
+def join(ctx, message):
+    ctx.subscribe(message["topic"], "hear")
+
+
+@handler
 def spread(ctx, message):
-    """The next numbers, to everybody."""
+    """The next numbers, to everybody; of who has a topic as a publication."""
     sent = (ctx.state or {"sent": 0})["sent"]
     ctx.state = {"sent": sent + message["numbers"]}
-    for number in range(sent + 1, sent + 1 + message["numbers"]):
+    for next_ in range(sent + 1, sent + 1 + message["numbers"]):
+        if "topic" in message:
+            ctx.publish(message["topic"], {"of": ctx.key, "number": next_})
+            continue
         for place in range(message["to"]):
-            ctx.send(key=f"crowd-{place}", handler="hear", message={"of": ctx.key, "number": number})
+            ctx.send(key=f"crowd-{place}", handler="hear", message={"of": ctx.key, "number": next_})
 
 
 @handler
@@ -94,6 +102,33 @@ def hear(ctx, message):
     if number != before + 1:
         wrong = [*wrong, f"{number} of {message['of']} after {before}"]
     ctx.state = {"heard": {**state["heard"], message["of"]: number}, "wrong": wrong}
+
+
+@handler
+def poke(ctx, _message):
+    state = mailbox(ctx)
+    ctx.state = {**state, "poked": state["poked"] + 1}
+    return state["poked"] + 1
+
+
+@handler
+def never(ctx, _message):
+    ctx.state = {**mailbox(ctx), "wrong": ["what was withdrawn has come"]}
+
+
+@handler
+def ask(ctx, message):
+    """Hands the question on."""
+    state = mailbox(ctx)
+    ctx.state = {**state, "asked": state["asked"] + 1}
+    ctx.forward(key=message["counter"], handler="number")
+
+
+@handler
+def number(ctx, _message):
+    """Another one for each."""
+    ctx.state = {"numbers": (ctx.state or {"numbers": 0})["numbers"] + 1}
+    return ctx.state["numbers"]
 
 
 @handler
@@ -143,6 +178,10 @@ def tick(ctx, message):
 def account(ctx):
     counts = dict.fromkeys(("paid", "taken", "told", "lost", "unheard", "unknown"), 0)
     return ctx.state or {"balance": OPENING, **counts, "wrong": []}
+
+
+def mailbox(ctx):
+    return ctx.state or {"poked": 0, "asked": 0, "wrong": []}
 
 
 def clock(ctx):

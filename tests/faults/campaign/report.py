@@ -29,6 +29,10 @@ TALKING: Final = (
     "snapshots",
     "seen under way",
     "sent to nobody",
+    "publications",
+    "sends",
+    "outputs",
+    "forwards",
 )
 
 

@@ -25,6 +25,7 @@ _STATES: Final = """
      WHERE function = %s AND state IS NOT NULL AND (%s::text[] IS NULL OR key = ANY (%s))
 """
 _MESSAGES: Final = "SELECT key, sender, handler, body FROM inversion.message WHERE function = %s"
+_PUBLICATIONS: Final = "SELECT sender FROM inversion.message WHERE function = '~topic'"
 _TIMERS: Final = """
     SELECT key, name, target_key, handler, body, attempt, due_at - born_at = (body::json->>'delay')::interval
       FROM inversion.timer WHERE function = %s
@@ -59,10 +60,11 @@ class Snapshot:
     timers: Sequence[Timer]
     letters: Sequence[str]  #: dead ones that nobody expects
     misdirected: int  #: dead letters that were to be
+    publications: Counter[str] = attrs.field(factory=Counter)  #: under way, by who published
 
     @property
     def under_way(self) -> int:
-        return len(self.messages) + len(self.timers)
+        return len(self.messages) + len(self.timers) + self.publications.total()
 
 
 @attrs.define
@@ -74,10 +76,12 @@ class Cast:
     crowd: Sequence[str]
     chains: dict[str, int] = attrs.field(factory=dict)  #: by name, the hops of each
     programs: dict[str, Program] = attrs.field(factory=dict)  #: by clock
+    publishers: Sequence[str] = ()
+    others: Sequence[str] = ()  #: of whom others know what must be true
 
     @property
     def keys(self) -> set[str]:
-        keys = {*self.accounts, *self.spreaders, *self.crowd}
+        keys = {*self.accounts, *self.spreaders, *self.crowd, *self.publishers, *self.others}
         keys.update(player for chain in self.chains for player in players(chain))
         keys.update(key for each in self.programs.values() for key in (each.clock, each.bell))
         return keys
@@ -98,6 +102,7 @@ def take(url: str, keys: Sequence[str] | None = None) -> Snapshot:
         messages = connection.execute(_MESSAGES, (FUNCTION,)).fetchall()
         timers = connection.execute(_TIMERS, (FUNCTION,)).fetchall()
         letters = connection.execute(_LETTERS).fetchall()
+        publications = connection.execute(_PUBLICATIONS).fetchall()
         ((misdirected,),) = connection.execute(_EXPECTED).fetchall()
     return Snapshot(
         {key: orjson.loads(state) for key, state in states},
@@ -111,6 +116,7 @@ def take(url: str, keys: Sequence[str] | None = None) -> Snapshot:
         ],
         [f"{handler} of {key}: {error}" for key, handler, error in letters],
         misdirected,
+        Counter(sender.partition("/")[2] for (sender,) in publications),
     )
 
 
@@ -185,12 +191,14 @@ def _crowd(snapshot: Snapshot, cast: Cast) -> Iterator[str]:
     for each in snapshot.messages:
         if each.handler == "hear":
             ways.setdefault((each.body["of"], each.key), []).append(each.body["number"])
-    for spreader in cast.spreaders:
+    for spreader in (*cast.spreaders, *cast.publishers):
         sent = snapshot.states.get(spreader, {"sent": 0})["sent"]
         for key in cast.crowd:
             heard = snapshot.states.get(key, {"heard": {}})["heard"].get(spreader, 0)
             way = sorted(ways.get((spreader, key), ()))
-            if way != list(range(heard + 1, sent + 1)):
+            # Of what is being published some have their messages already, the first ones.
+            to = heard + len(way) if snapshot.publications[spreader] else sent
+            if to > sent or way != list(range(heard + 1, to + 1)):
                 yield f"{key} has heard {heard} of {sent} of {spreader}, under way are {way}"
 
 

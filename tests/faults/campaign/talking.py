@@ -12,14 +12,14 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from time import perf_counter_ns
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import attrs
-import orjson
 import psycopg
 import trio
 from tests.faults.campaign.clockwork import program_of
-from tests.faults.campaign.nodes import connect
+from tests.faults.campaign.insisting import Door, Insisting
+from tests.faults.campaign.outside import Outside
 from tests.faults.campaign.snapshots import (
     FUNCTION,
     OPENING,
@@ -34,7 +34,6 @@ from tests.faults.campaign.snapshots import (
     take,
     unlike_foretold,
 )
-from tests.http.front_door import Answer, EndOfAnswers, post
 
 #: Leases run out, who has failed waits a little, and the machine may be slow.
 DRAIN_S: Final = 45.0
@@ -49,17 +48,6 @@ MISDIRECTED: Final = 0.03  #: as often as there are payments: a dead letter that
 PAUSE_S: Final = 0.03  #: of who asks, between two calls
 MOST_NUMBERS: Final = 4  #: at once to everybody
 SPREAD_S: Final = 1.0  #: between two times
-PATIENCE_S: Final = 12.0  #: for one answer
-
-
-class Door(Protocol):
-    """Of a node."""
-
-    @property
-    def url(self) -> str: ...
-
-    @property
-    def up(self) -> bool: ...
 
 
 @attrs.frozen
@@ -79,21 +67,34 @@ class Talking:
     """All of a run that goes by messages."""
 
     def __init__(
-        self, nodes: Sequence[Door], database_url: str, run: str, *, hops: int, crowd: int, look_s: float
+        self,
+        doors: Sequence[Door],
+        database_url: str,
+        run: str,
+        *,
+        hops: int,
+        crowd: int,
+        look_s: float,
+        sends_only: bool = False,
     ) -> None:
+        """`sends_only`: of the effects; without topics, forwards and messages from outside."""
         self.wrong: list[Wrong] = []
         self.counts: Counter[str] = Counter()
         self.drained_s: float | None = None
-        self._nodes = nodes
+        self._sends_only = sends_only
         self._database_url = database_url
         self._run = run
         self._dice = random.Random(f"talking {run}")
+        self._insisting = Insisting(doors, self._dice, self._note)
+        self._outside = Outside(self._insisting, run, self._dice)
         self._hops = hops
         self._look_s = look_s
         self._cast = Cast(
             [f"{run}-account-{number}" for number in range(ACCOUNTS)],
             [f"{run}-spreader-{number}" for number in range(SPREADERS)],
             [f"crowd-{number}" for number in range(crowd)],
+            publishers=[f"{run}-publisher"],
+            others=self._outside.keys,
         )
         self._asked: Counter[str] = Counter()
         self._payments: list[Payment] = []
@@ -114,6 +115,10 @@ class Talking:
                 for _ in range(CLOCKS):
                     asking.start_soon(self._wind, stop)
                 asking.start_soon(self._spread, stop)
+                if not self._sends_only:
+                    asking.start_soon(self._publish, stop)
+                    asking.start_soon(self._outside.send_for_ever, stop)
+                    asking.start_soon(self._outside.forward_for_ever, stop)
             nursery.cancel_scope.cancel()
 
     async def drain(self) -> None:
@@ -157,6 +162,7 @@ class Talking:
             heard = snapshot.states.get(key, {"heard": {}})["heard"]
             if heard != self._told:
                 yield f"{key} has heard {heard}, and was told {dict(self._told)}"
+        yield from self._outside.unlike_asked(snapshot)
         for key, state in self._left.items():
             if snapshot.states.get(key) != state:
                 yield f"{key} had ended, and has changed: {snapshot.states.get(key)} after {state}"
@@ -205,6 +211,17 @@ class Talking:
                 self.counts["messages to everybody"] += numbers
             await self._pause(SPREAD_S)
 
+    async def _publish(self, stop: trio.Event) -> None:
+        (publisher,) = self._cast.publishers
+        for key in self._cast.crowd:
+            await self._insist(key, "join", {"topic": publisher})
+        while not stop.is_set():
+            numbers = self._dice.randint(1, MOST_NUMBERS)
+            self._told[publisher] += numbers
+            await self._insist(publisher, "spread", {"topic": publisher, "numbers": numbers})
+            self.counts["publications"] += numbers
+            await self._pause(SPREAD_S)
+
     def _number(self, name: str) -> str:
         self._asked[name] += 1
         return f"{name}{self._asked[name]}"
@@ -213,19 +230,7 @@ class Talking:
         await trio.sleep(about_s * self._dice.uniform(0.5, 1.5))
 
     async def _insist(self, key: str, handler: str, asked: object) -> Any:
-        """The answer; the call has a key and is repeated until there is one."""
-        target = f"/v1/call/{FUNCTION}/{key}/{handler}".encode()
-        field = f"Idempotency-Key: {self._number('call')}".encode()
-        request = post(target, orjson.dumps(asked), b"Content-Type: application/json", field)
-        while True:
-            node = self._dice.choice([node for node in self._nodes if node.up] or self._nodes)
-            answer = await _exchange(node, request)
-            if answer is not None and answer.status == 200:
-                return orjson.loads(answer.body)
-            if answer is not None and 400 <= answer.status < 500 and answer.status not in (408, 409, 429):
-                self._note(f"{handler} of {key} was answered {answer.body!r}")
-                return None
-            await self._pause(0.05)
+        return await self._insisting.ask(f"/v1/call/{FUNCTION}/{key}/{handler}", asked)
 
     # What is seen.
 
@@ -238,6 +243,7 @@ class Talking:
         """All of it at one moment. None: the database is away."""
         async with self._looking:
             cast, asked = self._cast.copy(), set(self._ended)
+            acknowledged = self._outside.acknowledged()
             try:
                 keys = sorted(cast.keys)
                 snapshot = await trio.to_thread.run_sync(take, self._database_url, keys)
@@ -245,7 +251,12 @@ class Talking:
                 return None
             self.counts["snapshots"] += 1
             self.counts["seen under way"] += snapshot.under_way
-            for sentence in (*faults_of(snapshot, cast), *strangers(snapshot, self._cast.keys)):
+            self.counts |= self._outside.counts
+            for sentence in (
+                *faults_of(snapshot, cast),
+                *strangers(snapshot, self._cast.keys),
+                *self._outside.faults_of(snapshot, acknowledged),
+            ):
                 self._note(sentence)
             self._dismiss(snapshot, cast, asked)
             return snapshot
@@ -274,16 +285,3 @@ class Talking:
 
     def _note(self, sentence: str) -> None:
         self.wrong.append(Wrong(sentence, perf_counter_ns()))
-
-
-async def _exchange(node: Door, request: bytes) -> Answer | None:
-    """None: there was no answer."""
-    with trio.move_on_after(PATIENCE_S):
-        try:
-            client = await connect(node.url)
-            async with client.stream:
-                await client.send(request)
-                return await client.answer()
-        except (OSError, trio.BrokenResourceError, EndOfAnswers):
-            return None
-    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,7 @@ from tests.faults.campaign.snapshots import (
 )
 
 PROGRAM = Program("clock", (), frozenset(("a1",)), frozenset(("b2",)), 5)
-CAST = Cast(["rich", "poor", "new"], ["teller"], ["ear"], {"ball": 10}, {"clock": PROGRAM})
+CAST = Cast(["rich", "poor", "new"], ["teller"], ["ear"], {"ball": 10}, {"clock": PROGRAM}, ["paper"])
 
 
 def account(balance: int, paid: int = 0, told: int = 0) -> dict[str, Any]:
@@ -33,7 +34,8 @@ def good() -> Snapshot:
             "rich": account(700, paid=3),
             "poor": account(1_120) | {"lost": 5, "unheard": 1, "unknown": 1},
             "teller": {"sent": 4},
-            "ear": {"heard": {"teller": 2}, "wrong": []},
+            "ear": {"heard": {"teller": 2, "paper": 1}, "wrong": []},
+            "paper": {"sent": 3},
             "ball-a": {"left": 10, "hops": 1, "wrong": []},
             "ball-b": {"left": 9, "hops": 1, "wrong": []},
             "clock": {"wound": {"b": "b2", "c": "c3"}, "rung": ["a1"], "ticks": 3, "wrong": []},
@@ -46,6 +48,7 @@ def good() -> Snapshot:
             Message("ear", "teller", "hear", {"of": "teller", "number": 4}),
             Message("ear", "teller", "hear", {"of": "teller", "number": 3}),
             Message("ball-a", "ball-b", "hop", {"left": 8}),
+            Message("ear", "paper", "hear", {"of": "paper", "number": 2}),
             Message("rich", "poor", "nobody", {}),
             Message("poor", "", "unheard", {"error": {"message": "a has no handler nobody"}}),
             Message("poor", "", "unheard", {"error": {"message": "no handler nobody"}}),
@@ -56,6 +59,7 @@ def good() -> Snapshot:
         ],
         [],
         2,
+        Counter({"paper": 1}),
     )
 
 
@@ -89,8 +93,10 @@ def timer(number: int, **changed: Any) -> Callable[[Snapshot], Snapshot]:
 @pytest.mark.parametrize(
     "amiss",
     [
-        *(without(number) for number in range(9)),
-        *(again(number) for number in range(9)),
+        *(without(number) for number in range(10) if number != 6),
+        *(again(number) for number in range(10)),
+        lambda good: attrs.evolve(good, publications=Counter()),
+        but("paper", sent=1),
         but("poor", balance=1_119),
         but("ear", heard={"teller": 3}),
         but("ear", wrong=["4 after 2"]),
