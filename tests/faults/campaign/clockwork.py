@@ -19,7 +19,8 @@ LONG: Final = 0.4
 UNWINDS: Final = 0.25
 TICKS: Final = 0.3  #: of the programs wind a timer that winds itself again
 MOST_TICKS: Final = 30
-SHORT_MS: Final = (1, 400)
+#: About as long as until the next instruction: it is often replaced or withdrawn just when it is due.
+SHORT_MS: Final = (1, 150)
 #: When it is due at once, and never in this life: a time in the words of the caller.
 PAST, FUTURE = "2020-02-02T02:02:02Z", "2120-02-02T02:02:02Z"
 
