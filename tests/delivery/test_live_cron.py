@@ -32,6 +32,7 @@ MINUTE = timedelta(minutes=1)
 TOML = f"""
 [functions.diary]
 command = ["{PYTHON}", "{CHRONICLER}"]
+processes = {{ max = 1 }}
 """
 
 
