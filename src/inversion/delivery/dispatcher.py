@@ -102,7 +102,6 @@ class Dispatcher:
         self._wake = trio.Event()
         self._draining = False
         self._counted_s = 0.0
-        self._looked_s = 0.0
 
     @property
     def held(self) -> int:
