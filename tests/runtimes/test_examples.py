@@ -6,9 +6,11 @@ The state is carried from row to row as the host would carry it.
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from builds import BUILD_S, BUILDS, built
 from hand_host import ABSENT, RUNTIMES, HandHost, playing, turn_in
 
 with (RUNTIMES / "inversion.toml").open("rb") as opened:
@@ -18,6 +20,16 @@ PYTHON = pytest.param("python", id="python")
 NODE = pytest.param("node", id="node", marks=pytest.mark.toolchain("node"))
 BASH = pytest.param("bash", id="bash", marks=pytest.mark.toolchain("bash", "jq"))
 JQ = pytest.param("jq", id="jq", marks=pytest.mark.toolchain("jq"))
+
+
+def compiled(language: str, *toolchain: str) -> Any:
+    marks = (pytest.mark.toolchain(*toolchain), pytest.mark.timeout(BUILD_S))
+    return pytest.param(language, id=language, marks=marks)
+
+
+COMPILED = [
+    compiled("go", "go"),
+]
 
 # handler, message, response or (code, status) of the error, the state after it
 COUNTER: list[tuple[str, object, object, object]] = [
@@ -85,9 +97,9 @@ CART: list[tuple[str, object, object, object]] = [
 ]
 
 
-@pytest.mark.parametrize("language", [PYTHON, NODE, BASH, JQ])
+@pytest.mark.parametrize("language", [PYTHON, NODE, BASH, JQ, *COMPILED])
 async def test_the_counter_is_the_same_in_every_language(language: str) -> None:
-    async with playing(FUNCTIONS[f"counter-{language}"]["command"]) as runtime:
+    async with playing(command(language, "counter")) as runtime:
         if language != "jq":
             hello = await runtime.hello()
             assert hello["handlers"]["get"] == {"reads_only": True}
@@ -96,9 +108,9 @@ async def test_the_counter_is_the_same_in_every_language(language: str) -> None:
         assert await runtime.leave() == 0
 
 
-@pytest.mark.parametrize("language", [PYTHON, NODE, BASH])
+@pytest.mark.parametrize("language", [PYTHON, NODE, BASH, *COMPILED])
 async def test_the_cart_is_the_same_in_every_language(language: str) -> None:
-    async with playing(FUNCTIONS[f"cart-{language}"]["command"]) as runtime:
+    async with playing(command(language, "cart")) as runtime:
         hello = await runtime.hello()
         assert hello["handlers"] == {
             "add": {"reads_only": False},
@@ -111,9 +123,9 @@ async def test_the_cart_is_the_same_in_every_language(language: str) -> None:
         assert await runtime.leave() == 0
 
 
-@pytest.mark.parametrize("language", [PYTHON, NODE, BASH])
+@pytest.mark.parametrize("language", [PYTHON, NODE, BASH, *COMPILED])
 async def test_out_of_stock_says_what_is_left(language: str) -> None:
-    async with playing(FUNCTIONS[f"cart-{language}"]["command"]) as runtime:
+    async with playing(command(language, "cart")) as runtime:
         await runtime.hello()
         answer = await runtime.ask("add", {"sku": 'a"1', "qty": 1}, {"items": [{"sku": 'a"1', "qty": 100}]})
         assert answer["error"] == {
@@ -124,9 +136,9 @@ async def test_out_of_stock_says_what_is_left(language: str) -> None:
         }
 
 
-@pytest.mark.parametrize("language", [PYTHON, NODE])
+@pytest.mark.parametrize("language", [PYTHON, NODE, *COMPILED])
 async def test_a_hot_counter_takes_a_turn_of_several_messages(language: str) -> None:
-    async with playing(FUNCTIONS[f"counter-{language}"]["command"]) as runtime:
+    async with playing(command(language, "counter")) as runtime:
         assert (await runtime.hello())["batch"] == 64
         await runtime.send(
             turn_in("t1.1", [("add", 1), ("add", "x"), ("get", None), ("call", 2)], {"count": 3})
@@ -138,6 +150,13 @@ async def test_a_hot_counter_takes_a_turn_of_several_messages(language: str) -> 
         assert [answer.get("changed", True) for answer in answers] == [True, False, False, True]
         assert answers[1]["error"]["code"] == "bad_amount"
         assert frame["state"] == {"count": 6}
+
+
+def command(language: str, program: str) -> Sequence[str]:
+    if language in BUILDS:
+        return built(language, program)
+    written: Sequence[str] = FUNCTIONS[f"{program}-{language}"]["command"]
+    return written
 
 
 async def walk(runtime: HandHost, table: list[tuple[str, object, object, object]]) -> None:

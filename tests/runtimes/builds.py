@@ -1,0 +1,46 @@
+"""The programs of the languages that are compiled: built when first asked for, once in a session, by the line
+that the README of the language has. What a build leaves goes away with the session.
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import attrs
+from hand_host import RUNTIMES
+
+BUILD_S = 300.0  # a release build of Rust on two busy cores, with its libraries
+
+_session = TemporaryDirectory(prefix="inversion-builds-")
+
+
+@attrs.frozen
+class Build:
+    """`{program}` is counter or cart, `{out}` a folder of the language's own."""
+
+    line: str
+    command: str
+
+
+BUILDS = {
+    "go": Build("go build -o {out}/{program} {program}.go shim.go", "{out}/{program}"),
+}
+
+
+@cache
+def built(language: str, program: str) -> tuple[str, ...]:
+    """The command of a program, once it is built."""
+    build, out = BUILDS[language], Path(_session.name) / language
+    out.mkdir(exist_ok=True)
+    _run(build.line.format(out=out, program=program), RUNTIMES / language)
+    return tuple(shlex.split(build.command.format(out=out, program=program)))
+
+
+@cache  # Rust's line builds all programs at once
+def _run(line: str, folder: Path) -> None:
+    done = subprocess.run(shlex.split(line), cwd=folder, capture_output=True, timeout=BUILD_S, check=False)
+    assert done.returncode == 0, f"{line}\n{done.stderr.decode(errors='replace')}"
