@@ -25,6 +25,7 @@ The modules in reading order. A module imports only what stands above it in this
     protocol.breaker    when a function's next process may start after others died
     protocol.retrying   (policy, failures, age) -> try again | give up: messages and outgoing requests
     protocol.verdict    (error, request, time left) -> run again | give up
+    protocol.cgi        CGI/1.1: what a program is told of a request, what it says before its body
     observe.outlet      one line at a time to a stream, without ever blocking
     observe.logs        the only door to structlog
     observe.metrics     the only door to prometheus
