@@ -142,6 +142,7 @@ async def test_one_file_is_a_function_without_any_config(short_folder, start_com
         assert (answer.status, answer.body) == (200, b"2")
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken_is_named_before_anything_is_made(folder):
     import socket
 

@@ -139,6 +139,7 @@ async def test_no_proxy_is_used_whatever_the_environment_says(monkeypatch: pytes
         assert (reply.status, proxy.connections) == (200, 0)
 
 
+@pytest.mark.slow
 async def test_an_answer_in_drips_is_stopped_by_the_time_limit() -> None:
     async def drip(_: Heard, stream: trio.abc.Stream) -> None:
         await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10000\r\n\r\n")
@@ -154,6 +155,7 @@ async def test_an_answer_in_drips_is_stopped_by_the_time_limit() -> None:
         assert "http.timeout" in str(failed)
 
 
+@pytest.mark.slow
 async def test_a_server_that_takes_nothing_and_says_nothing_is_stopped_by_the_time_limit() -> None:
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")  # nobody accepts
     port = listeners[0].socket.getsockname()[1]

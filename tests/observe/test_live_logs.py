@@ -146,6 +146,7 @@ async def test_dev_logs_one_readable_line_for_each_event(folder: Path, database_
     assert "\\x1b[2J\\x1b[31mred\\r12:00:00 node error forged\\x00" in lines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "url",
     [

@@ -28,6 +28,7 @@ def only(folder, line: str, **settings) -> Function:
     return Function("fn", ("bash", "-c", script), folder, **settings)
 
 
+@pytest.mark.slow
 async def test_slow_calls_are_spread_over_more_processes_up_to_max(tmp_path):
     code = 'serve(lambda f: (time.sleep(0.15), {"response": os.getpid()})[1])'
     async with serving(python(tmp_path, code, processes=Processes(max=3))) as served:
@@ -37,6 +38,7 @@ async def test_slow_calls_are_spread_over_more_processes_up_to_max(tmp_path):
         assert len(served.pool().processes) <= 3
 
 
+@pytest.mark.slow
 async def test_idle_processes_retire_to_min(tmp_path):
     code = 'serve(lambda f: (time.sleep(0.1), {"response": os.getpid()})[1])'
     function = python(tmp_path, code, processes=Processes(min=1, max=3), idle_s=0.3)
@@ -150,6 +152,7 @@ async def test_draining_finishes_what_is_in_flight_and_sends_processes_home(tmp_
         assert caught.value.code is Code.DRAINING
 
 
+@pytest.mark.slow
 async def test_a_process_that_ignores_eof_is_ended_by_a_drain(tmp_path):
     function = Function("fn", ("sleep", "60"), tmp_path, grace_s=0.1)
     async with serving(function) as served:

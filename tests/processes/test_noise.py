@@ -113,6 +113,7 @@ def test_a_log_pipe_reads_on_to_its_end(watch, pipe):
     assert told == [("fn", "stderr", "one"), ("fn", "stderr", "two")]
 
 
+@pytest.mark.slow
 async def test_what_was_dropped_is_told_when_the_flood_is_over(tmp_path):
     code = """
         def answer(frame):
@@ -140,6 +141,7 @@ async def test_a_flood_on_stdout_beside_fd3_is_read_on(tmp_path):
         assert len(served.logs) < 20_000
 
 
+@pytest.mark.slow
 async def test_answers_between_many_lines_are_found(tmp_path):
     code = """
         for line in sys.stdin:

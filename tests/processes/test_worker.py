@@ -52,6 +52,7 @@ async def test_one_process_answers_many_calls_at_a_time(tmp_path):
         assert len({out.answers[0].response for out in outs}) == 1
 
 
+@pytest.mark.slow
 async def test_answers_in_another_order_find_their_callers(tmp_path):
     code = HELLO + dedent("""
         import select
@@ -132,6 +133,7 @@ async def test_a_process_that_ends_before_its_required_hello_fails_the_waiting_c
         assert caught.value.extra == {"exit_status": 3, "stderr": "cannot"}
 
 
+@pytest.mark.slow
 async def test_no_required_hello_in_time_ends_the_process(tmp_path, monkeypatch):
     monkeypatch.setattr(worker, "HELLO_S", 0.3)
     async with serving(python(tmp_path, "serve(lambda f: {})", hello=HelloRule.REQUIRED)) as served:
@@ -235,6 +237,7 @@ async def test_a_wrong_id_ends_the_process_and_the_next_call_gets_another(tmp_pa
         assert after.answers[0].response != before.answers[0].response
 
 
+@pytest.mark.slow
 async def test_two_answers_for_one_id_end_the_process(tmp_path):
     code = """
         for line in sys.stdin:
@@ -335,6 +338,7 @@ async def test_an_over_long_answer_fails_that_call_only(tmp_path):
         assert (await served.call(b"0")).answers[0].response == before.answers[0].response
 
 
+@pytest.mark.slow
 async def test_a_process_that_closes_stdout_has_a_second_to_exit(tmp_path):
     code = 'os.close(1); sys.stdin.readline(); open("reading", "w").close(); time.sleep(60)'
     async with serving(python(tmp_path, code)) as served:
@@ -343,6 +347,7 @@ async def test_a_process_that_closes_stdout_has_a_second_to_exit(tmp_path):
         await until(lambda: not served.pool().processes)
 
 
+@pytest.mark.slow
 async def test_a_process_that_never_reads_blocks_nobody(tmp_path):
     body = b'"' + b"x" * 1_000_000 + b'"'
     deaf = python(tmp_path, HELLO + "time.sleep(60)", name="deaf", timeout_s=0.5, grace_s=0.1)
@@ -395,6 +400,7 @@ async def test_a_process_that_prints_for_ever_costs_only_its_own_calls(tmp_path)
 # -- timeouts and ends -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_the_oldest_of_a_process_that_hangs_times_out_and_the_others_run_again(tmp_path):
     function = python(tmp_path, HANGS_ONCE, processes=Processes(max=1), timeout_s=1.0, grace_s=0.1)
     async with serving(function) as served:
@@ -407,6 +413,7 @@ async def test_the_oldest_of_a_process_that_hangs_times_out_and_the_others_run_a
         assert all(isinstance(result, ProcessDied | MessageOut) for result in results if result not in late)
 
 
+@pytest.mark.slow
 async def test_a_process_that_ignores_term_is_killed_with_its_group(tmp_path):
     code = """
         import signal, subprocess
