@@ -28,6 +28,7 @@ class Build:
 
 BUILDS = {
     "go": Build("go build -o {out}/{program} {program}.go shim.go", "{out}/{program}"),
+    "rust": Build("cargo build --release --locked --target-dir {out}", "{out}/release/{program}"),
 }
 
 

@@ -29,6 +29,7 @@ def compiled(language: str, *toolchain: str) -> Any:
 
 COMPILED = [
     compiled("go", "go"),
+    compiled("rust", "cargo"),
 ]
 
 # handler, message, response or (code, status) of the error, the state after it
