@@ -19,6 +19,7 @@ with (RUNTIMES / "inversion.toml").open("rb") as opened:
 PYTHON = pytest.param("python", id="python")
 NODE = pytest.param("node", id="node", marks=pytest.mark.toolchain("node"))
 BASH = pytest.param("bash", id="bash", marks=pytest.mark.toolchain("bash", "jq"))
+PERL = pytest.param("perl", id="perl", marks=pytest.mark.toolchain("perl"))
 JQ = pytest.param("jq", id="jq", marks=pytest.mark.toolchain("jq"))
 
 
@@ -98,7 +99,7 @@ CART: list[tuple[str, object, object, object]] = [
 ]
 
 
-@pytest.mark.parametrize("language", [PYTHON, NODE, BASH, JQ, *COMPILED])
+@pytest.mark.parametrize("language", [PYTHON, NODE, BASH, PERL, JQ, *COMPILED])
 async def test_the_counter_is_the_same_in_every_language(language: str) -> None:
     async with playing(command(language, "counter")) as runtime:
         if language != "jq":
@@ -109,7 +110,7 @@ async def test_the_counter_is_the_same_in_every_language(language: str) -> None:
         assert await runtime.leave() == 0
 
 
-@pytest.mark.parametrize("language", [PYTHON, NODE, BASH, *COMPILED])
+@pytest.mark.parametrize("language", [PYTHON, NODE, BASH, PERL, *COMPILED])
 async def test_the_cart_is_the_same_in_every_language(language: str) -> None:
     async with playing(command(language, "cart")) as runtime:
         hello = await runtime.hello()
@@ -124,7 +125,7 @@ async def test_the_cart_is_the_same_in_every_language(language: str) -> None:
         assert await runtime.leave() == 0
 
 
-@pytest.mark.parametrize("language", [PYTHON, NODE, BASH, *COMPILED])
+@pytest.mark.parametrize("language", [PYTHON, NODE, BASH, PERL, *COMPILED])
 async def test_out_of_stock_says_what_is_left(language: str) -> None:
     async with playing(command(language, "cart")) as runtime:
         await runtime.hello()
@@ -137,7 +138,7 @@ async def test_out_of_stock_says_what_is_left(language: str) -> None:
         }
 
 
-@pytest.mark.parametrize("language", [PYTHON, NODE, *COMPILED])
+@pytest.mark.parametrize("language", [PYTHON, NODE, PERL, *COMPILED])
 async def test_a_hot_counter_takes_a_turn_of_several_messages(language: str) -> None:
     async with playing(command(language, "counter")) as runtime:
         assert (await runtime.hello())["batch"] == 64

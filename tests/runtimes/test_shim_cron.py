@@ -18,8 +18,15 @@ CODE = {
     "node": f"const {{ handler, serve }} = require('./shim')\nhandler('all', () => 1)\n"
     f"serve({{ cron: {CRON} }})\n",
     "bash": f". ./shim.sh\nhandler all\nall() {{ answer 1; }}\nserve '{CRON}'\n",
+    "perl": "use v5.36; use JSON::PP; use lib '.'; use Shim;\nhandler all => sub ($ctx, $message) {};\n"
+    f"serve cron => decode_json('{CRON}');\n",
 }
-COMMANDS = {"python": (PYTHON, "shim.py"), "node": ("node", "shim.js"), "bash": ("bash", "shim.sh")}
+COMMANDS = {
+    "python": (PYTHON, "shim.py"),
+    "node": ("node", "shim.js"),
+    "bash": ("bash", "shim.sh"),
+    "perl": ("perl", "Shim.pm"),
+}
 
 
 @pytest.mark.parametrize(
@@ -28,6 +35,7 @@ COMMANDS = {"python": (PYTHON, "shim.py"), "node": ("node", "shim.js"), "bash": 
         "python",
         pytest.param("node", marks=pytest.mark.toolchain("node")),
         pytest.param("bash", marks=pytest.mark.toolchain("bash", "jq")),
+        pytest.param("perl", marks=pytest.mark.toolchain("perl")),
     ],
 )
 @pytest.mark.parametrize("declares", [True, False])

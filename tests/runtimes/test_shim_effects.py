@@ -122,10 +122,50 @@ replied() { answer "${1:-null}"; }
 serve
 """
 
+PERL_CODE = """
+use v5.36;
+use FindBin;
+use lib $FindBin::Bin;
+use Shim;
+
+handler all => sub ($ctx, $message) {
+    my %charge = (function => 'payment', key => 'o1', handler => 'charge');
+    $ctx->send(%charge, message => { cents => 900 }, reply_to => 'charged');
+    $ctx->send(handler => 'remind', delay => '24h', name => 'reminder');
+    my $at = '2026-11-24T02:11:00Z';
+    $ctx->send(function => 'mail', key => undef, handler => 'letter', message => $message, at => $at);
+    $ctx->cancel('reminder');
+    $ctx->forward(function => 'ledger', key => 'eu', handler => 'book', message => [undef]);
+    $ctx->publish('orders', $message);
+    $ctx->subscribe('orders', 'on_order');
+    $ctx->unsubscribe('orders');
+    my $url = 'https://a.example/';
+    $ctx->http($url, body => { a => 1 }, headers => { 'x-a' => 'b' }, reply_to => 'notified');
+    $ctx->http($url, method => 'GET');
+    return;
+};
+handler one => sub ($ctx, $message) {
+    $ctx->cancel($message);
+    $ctx->state($message);
+};
+handler fail => sub ($ctx, $message) {
+    $ctx->cancel('a');
+    refuse no => 'no', status => 409;
+};
+handler crash => sub ($ctx, $message) {
+    $ctx->cancel('a');
+    die;
+};
+handler peek => sub ($ctx, $message) { $ctx->cancel('a') }, reads_only => 1;
+handler replied => sub ($ctx, $message) { $ctx->reply_to };
+serve;
+"""
+
 LANGUAGES = {
     "python": (["python3", "function"], "python/shim.py", PYTHON_CODE),
     "node": (["node", "function"], "node/shim.js", NODE_CODE),
     "bash": (["bash", "function"], "bash/shim.sh", BASH_CODE),
+    "perl": (["perl", "function"], "perl/Shim.pm", PERL_CODE),
 }
 
 
@@ -134,6 +174,7 @@ LANGUAGES = {
         "python",
         pytest.param("node", marks=pytest.mark.toolchain("node")),
         pytest.param("bash", marks=pytest.mark.toolchain("bash", "jq")),
+        pytest.param("perl", marks=pytest.mark.toolchain("perl")),
     ]
 )
 def function(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Any]:
