@@ -20,15 +20,19 @@ _session = TemporaryDirectory(prefix="inversion-builds-")
 
 @attrs.frozen
 class Build:
-    """`{program}` is counter or cart, `{out}` a folder of the language's own."""
+    """`{program}` is counter or cart, `{main}` Counter or Cart, `{out}` a folder of the language's own."""
 
     line: str
     command: str
 
 
+GSON = "/usr/share/java/gson.jar"
+JAVA = f"java -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -cp {{out}}:{GSON}"
+
 BUILDS = {
     "go": Build("go build -o {out}/{program} {program}.go shim.go", "{out}/{program}"),
     "rust": Build("cargo build --release --locked --target-dir {out}", "{out}/release/{program}"),
+    "java": Build(f"javac -cp {GSON} -d {{out}} {{program}}.java shim.java", f"{JAVA} {{main}}"),
 }
 
 
@@ -38,7 +42,7 @@ def built(language: str, program: str) -> tuple[str, ...]:
     build, out = BUILDS[language], Path(_session.name) / language
     out.mkdir(exist_ok=True)
     _run(build.line.format(out=out, program=program), RUNTIMES / language)
-    return tuple(shlex.split(build.command.format(out=out, program=program)))
+    return tuple(shlex.split(build.command.format(out=out, program=program, main=program.capitalize())))
 
 
 @cache  # Rust's line builds all programs at once

@@ -31,6 +31,7 @@ def compiled(language: str, *toolchain: str) -> Any:
 COMPILED = [
     compiled("go", "go"),
     compiled("rust", "cargo"),
+    compiled("java", "javac"),
 ]
 
 # handler, message, response or (code, status) of the error, the state after it
