@@ -20,6 +20,7 @@ PYTHON = pytest.param("python", id="python")
 NODE = pytest.param("node", id="node", marks=pytest.mark.toolchain("node"))
 BASH = pytest.param("bash", id="bash", marks=pytest.mark.toolchain("bash", "jq"))
 PERL = pytest.param("perl", id="perl", marks=pytest.mark.toolchain("perl"))
+RUBY = pytest.param("ruby", id="ruby", marks=pytest.mark.toolchain("ruby"))
 JQ = pytest.param("jq", id="jq", marks=pytest.mark.toolchain("jq"))
 
 
@@ -100,7 +101,7 @@ CART: list[tuple[str, object, object, object]] = [
 ]
 
 
-@pytest.mark.parametrize("language", [PYTHON, NODE, BASH, PERL, JQ, *COMPILED])
+@pytest.mark.parametrize("language", [PYTHON, NODE, BASH, PERL, RUBY, JQ, *COMPILED])
 async def test_the_counter_is_the_same_in_every_language(language: str) -> None:
     async with playing(command(language, "counter")) as runtime:
         if language != "jq":
@@ -111,7 +112,7 @@ async def test_the_counter_is_the_same_in_every_language(language: str) -> None:
         assert await runtime.leave() == 0
 
 
-@pytest.mark.parametrize("language", [PYTHON, NODE, BASH, PERL, *COMPILED])
+@pytest.mark.parametrize("language", [PYTHON, NODE, BASH, PERL, RUBY, *COMPILED])
 async def test_the_cart_is_the_same_in_every_language(language: str) -> None:
     async with playing(command(language, "cart")) as runtime:
         hello = await runtime.hello()
@@ -126,7 +127,7 @@ async def test_the_cart_is_the_same_in_every_language(language: str) -> None:
         assert await runtime.leave() == 0
 
 
-@pytest.mark.parametrize("language", [PYTHON, NODE, BASH, PERL, *COMPILED])
+@pytest.mark.parametrize("language", [PYTHON, NODE, BASH, PERL, RUBY, *COMPILED])
 async def test_out_of_stock_says_what_is_left(language: str) -> None:
     async with playing(command(language, "cart")) as runtime:
         await runtime.hello()
@@ -139,7 +140,7 @@ async def test_out_of_stock_says_what_is_left(language: str) -> None:
         }
 
 
-@pytest.mark.parametrize("language", [PYTHON, NODE, PERL, *COMPILED])
+@pytest.mark.parametrize("language", [PYTHON, NODE, PERL, RUBY, *COMPILED])
 async def test_a_hot_counter_takes_a_turn_of_several_messages(language: str) -> None:
     async with playing(command(language, "counter")) as runtime:
         assert (await runtime.hello())["batch"] == 64

@@ -20,12 +20,14 @@ CODE = {
     "bash": f". ./shim.sh\nhandler all\nall() {{ answer 1; }}\nserve '{CRON}'\n",
     "perl": "use v5.36; use JSON::PP; use lib '.'; use Shim;\nhandler all => sub ($ctx, $message) {};\n"
     f"serve cron => decode_json('{CRON}');\n",
+    "ruby": f"require './shim'\nhandler(:all) {{ |ctx, message| }}\nserve cron: JSON.parse('{CRON}')\n",
 }
 COMMANDS = {
     "python": (PYTHON, "shim.py"),
     "node": ("node", "shim.js"),
     "bash": ("bash", "shim.sh"),
     "perl": ("perl", "Shim.pm"),
+    "ruby": ("ruby", "shim.rb"),
 }
 
 
@@ -36,6 +38,7 @@ COMMANDS = {
         pytest.param("node", marks=pytest.mark.toolchain("node")),
         pytest.param("bash", marks=pytest.mark.toolchain("bash", "jq")),
         pytest.param("perl", marks=pytest.mark.toolchain("perl")),
+        pytest.param("ruby", marks=pytest.mark.toolchain("ruby")),
     ],
 )
 @pytest.mark.parametrize("declares", [True, False])

@@ -161,11 +161,46 @@ handler replied => sub ($ctx, $message) { $ctx->reply_to };
 serve;
 """
 
+RUBY_CODE = """
+require_relative "shim"
+
+handler :all do |ctx, message|
+  ctx.send(function: "payment", key: "o1", handler: "charge", message: { cents: 900 }, reply_to: "charged")
+  ctx.send(handler: "remind", delay: "24h", name: "reminder")
+  at = Time.utc(2026, 11, 24, 2, 11)
+  ctx.send(function: "mail", key: nil, handler: "letter", message: message, at: at)
+  ctx.cancel("reminder")
+  ctx.forward(function: "ledger", key: "eu", handler: "book", message: [nil])
+  ctx.publish("orders", message)
+  ctx.subscribe("orders", "on_order")
+  ctx.unsubscribe("orders")
+  url = "https://a.example/"
+  ctx.http(url, body: { a: 1 }, headers: { "x-a": "b" }, reply_to: "notified")
+  ctx.http(url, method: "GET")
+end
+handler :one do |ctx, message|
+  ctx.cancel(message)
+  ctx.state = message
+end
+handler :fail do |ctx, message|
+  ctx.cancel("a")
+  refuse "no", "no", status: 409
+end
+handler :crash do |ctx, message|
+  ctx.cancel("a")
+  raise
+end
+handler(:peek, reads_only: true) { |ctx, message| ctx.cancel("a") }
+handler(:replied) { |ctx, message| ctx.reply_to }
+serve
+"""
+
 LANGUAGES = {
     "python": (["python3", "function"], "python/shim.py", PYTHON_CODE),
     "node": (["node", "function"], "node/shim.js", NODE_CODE),
     "bash": (["bash", "function"], "bash/shim.sh", BASH_CODE),
     "perl": (["perl", "function"], "perl/Shim.pm", PERL_CODE),
+    "ruby": (["ruby", "function"], "ruby/shim.rb", RUBY_CODE),
 }
 
 
@@ -175,6 +210,7 @@ LANGUAGES = {
         pytest.param("node", marks=pytest.mark.toolchain("node")),
         pytest.param("bash", marks=pytest.mark.toolchain("bash", "jq")),
         pytest.param("perl", marks=pytest.mark.toolchain("perl")),
+        pytest.param("ruby", marks=pytest.mark.toolchain("ruby")),
     ]
 )
 def function(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Any]:
