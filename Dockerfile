@@ -19,6 +19,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
  && /tools/bin/pip --python /opt/inversion/bin/python install --no-cache-dir -r /tools/requirements.txt
 COPY README.md LICENSE ./
 COPY src src
+COPY runtimes runtimes
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
     /tools/bin/pip --python /opt/inversion/bin/python install --no-cache-dir --no-deps .
 

@@ -14,6 +14,8 @@ The modules in reading order. A module imports only what stands above it in this
     config_values       durations, sizes, commands: what one value may be
     config_file         reads inversion.toml; one sentence for each fault
     config_guess        how to run one file that has no inversion.toml
+    shipped             where the files of runtimes/ are that ship with the code
+    templates           a new function of a language, from what ships
     open_files          how many files we may open, and what we start
     ids                 request and turn ids
     last_words          what is kept of an error with the message that failed
@@ -123,6 +125,7 @@ The modules in reading order. A module imports only what stands above it in this
     cli.door            the admin door from outside
     cli.asking          invoke, send, state get, health
     cli.letters         messages list, show, retry, edit, drop
+    cli.making          init
     cli.migrating       migrate
     cli.banner          what `dev` says when it is up
     cli.serving         dev, serve

@@ -10,6 +10,7 @@ from inversion import __version__, open_files
 from inversion.cli.asking import health, invoke, send, state
 from inversion.cli.examining import doctor
 from inversion.cli.letters import messages
+from inversion.cli.making import init
 from inversion.cli.migrating import migrate
 from inversion.cli.noding import node
 from inversion.cli.serving import dev, serve
@@ -24,7 +25,7 @@ def inversion() -> None:
     """Any executable becomes a durable, stateful function behind HTTP, on nothing but PostgreSQL."""
 
 
-for command in (dev, serve, migrate, invoke, send, state, messages, health, doctor, node):
+for command in (init, dev, serve, migrate, invoke, send, state, messages, health, doctor, node):
     inversion.add_command(command)
 
 
