@@ -32,6 +32,7 @@ JAVA = f"java -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -cp {{out}}:{GSON}"
 BUILDS = {
     "go": Build("go build -o {out}/{program} {program}.go shim.go", "{out}/{program}"),
     "rust": Build("cargo build --release --locked --target-dir {out}", "{out}/release/{program}"),
+    "c": Build("cc -O2 -o {out}/{program} {program}.c -ljson-c", "{out}/{program}"),
     "java": Build(f"javac -cp {GSON} -d {{out}} {{program}}.java shim.java", f"{JAVA} {{main}}"),
 }
 

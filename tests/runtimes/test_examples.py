@@ -33,6 +33,7 @@ COMPILED = [
     compiled("go", "go"),
     compiled("rust", "cargo"),
     compiled("java", "javac"),
+    compiled("c", "cc"),
 ]
 
 # handler, message, response or (code, status) of the error, the state after it
