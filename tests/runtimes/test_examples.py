@@ -34,6 +34,7 @@ COMPILED = [
     compiled("rust", "cargo"),
     compiled("java", "javac"),
     compiled("c", "cc"),
+    compiled("cpp", "g++"),
 ]
 
 # handler, message, response or (code, status) of the error, the state after it
