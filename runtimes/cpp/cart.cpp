@@ -8,7 +8,7 @@ static constexpr int64_t max_per_item = 100;  // more than a household buys: the
 
 // The items, to change in place: an absent cart is an empty one.
 static json& items_of(shim::Context& ctx) {
-  if (!ctx.state) ctx.state = {{"items", json::array()}};
+  if (!ctx.state) ctx.state = json::object({{"items", json::array()}});
   return (*ctx.state)["items"];
 }
 
@@ -45,7 +45,7 @@ static json take_out(shim::Context& ctx, const json& message) {
   return {{"items", items.size()}};
 }
 
-static json show(shim::Context& ctx, const json&) { return ctx.state.value_or(json{{"items", json::array()}}); }
+static json show(shim::Context& ctx, const json&) { return ctx.state.value_or(json::object({{"items", json::array()}})); }
 
 static json checkout(shim::Context& ctx, const json&) {
   json items = items_of(ctx);
