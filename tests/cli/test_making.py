@@ -113,7 +113,7 @@ def test_wrong_usage_says_what_is_right(arguments: list[str], said: str) -> None
 
 @pytest.fixture(scope="module")
 def project() -> Iterator[Path]:
-    """One function of each language, made and built once by `made_in`. Readable for functions' own accounts."""
+    """One function of each language, made and built once. Readable for the functions' own accounts."""
     folder = Path(tempfile.mkdtemp(dir="/tmp", prefix="inversion-test-"))
     folder.chmod(0o755)
     (folder / "inversion.toml").write_text("")
