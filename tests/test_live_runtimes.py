@@ -1,8 +1,9 @@
-"""Every function of `runtimes/` through a whole node: one counter and one cart in three languages, and
+"""Every function of `runtimes/` through a whole node: one counter and one cart in each language, and
 programs nobody wrote for us.
 """
 
 import shutil
+import tomllib
 
 import orjson
 import pytest
@@ -13,14 +14,27 @@ SHIMS = [
     pytest.param("python"),
     pytest.param("node", marks=pytest.mark.toolchain("node")),
     pytest.param("bash", marks=pytest.mark.toolchain("bash", "jq")),
+    pytest.param("perl", marks=pytest.mark.toolchain("perl")),
+    pytest.param("ruby", marks=pytest.mark.toolchain("ruby")),
+    pytest.param("php", marks=pytest.mark.toolchain("php")),
 ]
 
 
 @pytest.fixture
 def start_runtimes(tmp_path, start_node):
-    """A node of all functions in `runtimes/`."""
+    """A node of all functions in `runtimes/`, or of those named."""
     shutil.copytree(RUNTIMES, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".inversion"))
-    return lambda: start_node((RUNTIMES / "inversion.toml").read_text())
+    written = (RUNTIMES / "inversion.toml").read_text()
+
+    def start(*only):
+        if not only:
+            return start_node(written)
+        commands = {name: tomllib.loads(written)["functions"][name]["command"] for name in only}
+        return start_node(
+            "".join(f"[functions.{name}]\ncommand = {command}\n" for name, command in commands.items())
+        )
+
+    return start
 
 
 async def answered(node, path, body=b""):
@@ -31,7 +45,7 @@ async def answered(node, path, body=b""):
 @pytest.mark.parametrize("language", SHIMS)
 async def test_a_counter_counts_durably_and_is_reset(language, start_runtimes):
     counter = f"counter-{language}/alice"
-    async with start_runtimes() as node:
+    async with start_runtimes(f"counter-{language}") as node:
         assert await answered(node, f"{counter}/get") == (200, 0, '"0"')
         assert await answered(node, f"{counter}/add", 2) == (200, 2, '"1"')
         assert await answered(node, f"{counter}/add") == (200, 3, '"2"')
@@ -48,7 +62,7 @@ async def test_a_counter_counts_durably_and_is_reset(language, start_runtimes):
 @pytest.mark.parametrize("language", SHIMS)
 async def test_a_cart_is_filled_shown_and_checked_out(language, start_runtimes):
     cart = f"cart-{language}/c-17"
-    async with start_runtimes() as node:
+    async with start_runtimes(f"cart-{language}") as node:
         assert (await node.call(f"{cart}/add", {"sku": "a1", "qty": 2})).status == 200
         assert (await node.call(f"{cart}/add", {"sku": "b2", "qty": 1})).status == 200
         shown = await node.call(f"{cart}/show")

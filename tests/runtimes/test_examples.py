@@ -21,6 +21,7 @@ NODE = pytest.param("node", id="node", marks=pytest.mark.toolchain("node"))
 BASH = pytest.param("bash", id="bash", marks=pytest.mark.toolchain("bash", "jq"))
 PERL = pytest.param("perl", id="perl", marks=pytest.mark.toolchain("perl"))
 RUBY = pytest.param("ruby", id="ruby", marks=pytest.mark.toolchain("ruby"))
+PHP = pytest.param("php", id="php", marks=pytest.mark.toolchain("php"))
 JQ = pytest.param("jq", id="jq", marks=pytest.mark.toolchain("jq"))
 
 
@@ -103,7 +104,7 @@ CART: list[tuple[str, object, object, object]] = [
 ]
 
 
-@pytest.mark.parametrize("language", [PYTHON, NODE, BASH, PERL, RUBY, JQ, *COMPILED])
+@pytest.mark.parametrize("language", [PYTHON, NODE, BASH, PERL, RUBY, PHP, JQ, *COMPILED])
 async def test_the_counter_is_the_same_in_every_language(language: str) -> None:
     async with playing(command(language, "counter")) as runtime:
         if language != "jq":
@@ -114,7 +115,7 @@ async def test_the_counter_is_the_same_in_every_language(language: str) -> None:
         assert await runtime.leave() == 0
 
 
-@pytest.mark.parametrize("language", [PYTHON, NODE, BASH, PERL, RUBY, *COMPILED])
+@pytest.mark.parametrize("language", [PYTHON, NODE, BASH, PERL, RUBY, PHP, *COMPILED])
 async def test_the_cart_is_the_same_in_every_language(language: str) -> None:
     async with playing(command(language, "cart")) as runtime:
         hello = await runtime.hello()
@@ -129,7 +130,7 @@ async def test_the_cart_is_the_same_in_every_language(language: str) -> None:
         assert await runtime.leave() == 0
 
 
-@pytest.mark.parametrize("language", [PYTHON, NODE, BASH, PERL, RUBY, *COMPILED])
+@pytest.mark.parametrize("language", [PYTHON, NODE, BASH, PERL, RUBY, PHP, *COMPILED])
 async def test_out_of_stock_says_what_is_left(language: str) -> None:
     async with playing(command(language, "cart")) as runtime:
         await runtime.hello()
@@ -142,7 +143,7 @@ async def test_out_of_stock_says_what_is_left(language: str) -> None:
         }
 
 
-@pytest.mark.parametrize("language", [PYTHON, NODE, PERL, RUBY, *COMPILED])
+@pytest.mark.parametrize("language", [PYTHON, NODE, PERL, RUBY, PHP, *COMPILED])
 async def test_a_hot_counter_takes_a_turn_of_several_messages(language: str) -> None:
     async with playing(command(language, "counter")) as runtime:
         assert (await runtime.hello())["batch"] == 64

@@ -21,6 +21,8 @@ CODE = {
     "perl": "use v5.36; use JSON::PP; use lib '.'; use Shim;\nhandler all => sub ($ctx, $message) {};\n"
     f"serve cron => decode_json('{CRON}');\n",
     "ruby": f"require './shim'\nhandler(:all) {{ |ctx, message| }}\nserve cron: JSON.parse('{CRON}')\n",
+    "php": "<?php require './shim.php';\nInversion\\handler('all', fn () => 1);\n"
+    f"Inversion\\serve(json_decode('{CRON}'));\n",
 }
 COMMANDS = {
     "python": (PYTHON, "shim.py"),
@@ -28,6 +30,7 @@ COMMANDS = {
     "bash": ("bash", "shim.sh"),
     "perl": ("perl", "Shim.pm"),
     "ruby": ("ruby", "shim.rb"),
+    "php": ("php", "shim.php"),
 }
 
 
@@ -39,6 +42,7 @@ COMMANDS = {
         pytest.param("bash", marks=pytest.mark.toolchain("bash", "jq")),
         pytest.param("perl", marks=pytest.mark.toolchain("perl")),
         pytest.param("ruby", marks=pytest.mark.toolchain("ruby")),
+        pytest.param("php", marks=pytest.mark.toolchain("php")),
     ],
 )
 @pytest.mark.parametrize("declares", [True, False])

@@ -195,12 +195,50 @@ handler(:replied) { |ctx, message| ctx.reply_to }
 serve
 """
 
+PHP_CODE = """<?php
+require __DIR__ . "/shim.php";
+use Inversion\\{Context, Refused};
+use function Inversion\\{handler, serve};
+
+handler("all", function (Context $ctx, mixed $message) {
+    $bill = ["cents" => 900];
+    $ctx->send(function: "payment", key: "o1", handler: "charge", message: $bill, reply_to: "charged");
+    $ctx->send(handler: "remind", delay: "24h", name: "reminder");
+    $at = "2026-11-24T02:11:00Z";
+    $ctx->send(function: "mail", key: null, handler: "letter", message: $message, at: $at);
+    $ctx->cancel("reminder");
+    $ctx->forward(function: "ledger", key: "eu", handler: "book", message: [null]);
+    $ctx->publish("orders", $message);
+    $ctx->subscribe("orders", "on_order");
+    $ctx->unsubscribe("orders");
+    $url = "https://a.example/";
+    $ctx->http($url, body: ["a" => 1], headers: ["x-a" => "b"], reply_to: "notified");
+    $ctx->http($url, method: "GET");
+});
+handler("one", function (Context $ctx, mixed $message) {
+    $ctx->cancel($message);
+    $ctx->state = $message;
+});
+handler("fail", function (Context $ctx) {
+    $ctx->cancel("a");
+    throw new Refused("no", "no", 409);
+});
+handler("crash", function (Context $ctx) {
+    $ctx->cancel("a");
+    intdiv(1, 0);
+});
+handler("peek", fn (Context $ctx) => $ctx->cancel("a"), readsOnly: true);
+handler("replied", fn (Context $ctx) => $ctx->reply_to);
+serve();
+"""
+
 LANGUAGES = {
     "python": (["python3", "function"], "python/shim.py", PYTHON_CODE),
     "node": (["node", "function"], "node/shim.js", NODE_CODE),
     "bash": (["bash", "function"], "bash/shim.sh", BASH_CODE),
     "perl": (["perl", "function"], "perl/Shim.pm", PERL_CODE),
     "ruby": (["ruby", "function"], "ruby/shim.rb", RUBY_CODE),
+    "php": (["php", "function"], "php/shim.php", PHP_CODE),
 }
 
 
@@ -211,6 +249,7 @@ LANGUAGES = {
         pytest.param("bash", marks=pytest.mark.toolchain("bash", "jq")),
         pytest.param("perl", marks=pytest.mark.toolchain("perl")),
         pytest.param("ruby", marks=pytest.mark.toolchain("ruby")),
+        pytest.param("php", marks=pytest.mark.toolchain("php")),
     ]
 )
 def function(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Any]:
