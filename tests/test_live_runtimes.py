@@ -8,6 +8,7 @@ import tomllib
 import orjson
 import pytest
 
+from fix_builds import BUILD_S, BUILDS, built
 from fix_node import RUNTIMES
 
 SHIMS = [
@@ -17,6 +18,12 @@ SHIMS = [
     pytest.param("perl", marks=pytest.mark.toolchain("perl")),
     pytest.param("ruby", marks=pytest.mark.toolchain("ruby")),
     pytest.param("php", marks=pytest.mark.toolchain("php")),
+    pytest.param("elixir", marks=pytest.mark.toolchain("elixir")),
+    pytest.param("go", marks=pytest.mark.toolchain("go")),
+    pytest.param("rust", marks=[pytest.mark.toolchain("cargo"), pytest.mark.timeout(BUILD_S)]),
+    pytest.param("java", marks=pytest.mark.toolchain("javac")),
+    pytest.param("c", marks=pytest.mark.toolchain("cc")),
+    pytest.param("cpp", marks=pytest.mark.toolchain("g++")),
 ]
 
 
@@ -29,10 +36,16 @@ def start_runtimes(tmp_path, start_node):
     def start(*only):
         if not only:
             return start_node(written)
-        commands = {name: tomllib.loads(written)["functions"][name]["command"] for name in only}
+        commands = {name: command(name) for name in only}
         return start_node(
             "".join(f"[functions.{name}]\ncommand = {command}\n" for name, command in commands.items())
         )
+
+    def command(name):
+        program, language = name.split("-")
+        if language in BUILDS:
+            return list(built(language, program))
+        return tomllib.loads(written)["functions"][name]["command"]
 
     return start
 

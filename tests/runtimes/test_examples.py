@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from builds import BUILD_S, BUILDS, built
 from hand_host import ABSENT, RUNTIMES, HandHost, playing, turn_in
+
+from fix_builds import BUILD_S, BUILDS, built
 
 with (RUNTIMES / "inversion.toml").open("rb") as opened:
     FUNCTIONS = tomllib.load(opened)["functions"]
@@ -30,7 +31,8 @@ def compiled(language: str, *toolchain: str) -> Any:
     return pytest.param(language, id=language, marks=marks)
 
 
-COMPILED = [
+TOOLCHAINS = [
+    pytest.param("elixir", id="elixir", marks=pytest.mark.toolchain("elixir")),
     compiled("go", "go"),
     compiled("rust", "cargo"),
     compiled("java", "javac"),
@@ -104,7 +106,7 @@ CART: list[tuple[str, object, object, object]] = [
 ]
 
 
-@pytest.mark.parametrize("language", [PYTHON, NODE, BASH, PERL, RUBY, PHP, JQ, *COMPILED])
+@pytest.mark.parametrize("language", [PYTHON, NODE, BASH, PERL, RUBY, PHP, JQ, *TOOLCHAINS])
 async def test_the_counter_is_the_same_in_every_language(language: str) -> None:
     async with playing(command(language, "counter")) as runtime:
         if language != "jq":
@@ -115,7 +117,7 @@ async def test_the_counter_is_the_same_in_every_language(language: str) -> None:
         assert await runtime.leave() == 0
 
 
-@pytest.mark.parametrize("language", [PYTHON, NODE, BASH, PERL, RUBY, PHP, *COMPILED])
+@pytest.mark.parametrize("language", [PYTHON, NODE, BASH, PERL, RUBY, PHP, *TOOLCHAINS])
 async def test_the_cart_is_the_same_in_every_language(language: str) -> None:
     async with playing(command(language, "cart")) as runtime:
         hello = await runtime.hello()
@@ -130,7 +132,7 @@ async def test_the_cart_is_the_same_in_every_language(language: str) -> None:
         assert await runtime.leave() == 0
 
 
-@pytest.mark.parametrize("language", [PYTHON, NODE, BASH, PERL, RUBY, PHP, *COMPILED])
+@pytest.mark.parametrize("language", [PYTHON, NODE, BASH, PERL, RUBY, PHP, *TOOLCHAINS])
 async def test_out_of_stock_says_what_is_left(language: str) -> None:
     async with playing(command(language, "cart")) as runtime:
         await runtime.hello()
@@ -143,7 +145,7 @@ async def test_out_of_stock_says_what_is_left(language: str) -> None:
         }
 
 
-@pytest.mark.parametrize("language", [PYTHON, NODE, PERL, RUBY, PHP, *COMPILED])
+@pytest.mark.parametrize("language", [PYTHON, NODE, PERL, RUBY, PHP, *TOOLCHAINS])
 async def test_a_hot_counter_takes_a_turn_of_several_messages(language: str) -> None:
     async with playing(command(language, "counter")) as runtime:
         assert (await runtime.hello())["batch"] == 64

@@ -4,6 +4,7 @@ that the README of the language has. What a build leaves goes away with the sess
 
 from __future__ import annotations
 
+import atexit
 import shlex
 import subprocess
 from functools import cache
@@ -11,11 +12,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import attrs
-from hand_host import RUNTIMES
+
+from fix_node import RUNTIMES
 
 BUILD_S = 300.0  # a release build of Rust on two busy cores, with its libraries
-
-_session = TemporaryDirectory(prefix="inversion-builds-")
 
 
 @attrs.frozen
@@ -41,10 +41,17 @@ BUILDS = {
 @cache
 def built(language: str, program: str) -> tuple[str, ...]:
     """The command of a program, once it is built."""
-    build, out = BUILDS[language], Path(_session.name) / language
+    build, out = BUILDS[language], _session_folder() / language
     out.mkdir(exist_ok=True)
     _run(build.line.format(out=out, program=program), RUNTIMES / language)
     return tuple(shlex.split(build.command.format(out=out, program=program, main=program.capitalize())))
+
+
+@cache
+def _session_folder() -> Path:
+    folder = TemporaryDirectory(prefix="inversion-builds-")
+    atexit.register(folder.cleanup)
+    return Path(folder.name)
 
 
 @cache  # Rust's line builds all programs at once
