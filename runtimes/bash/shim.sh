@@ -11,7 +11,8 @@
 #
 #     serve                        # with schedules: serve '[{"name":"nightly","schedule":"0 4 * * *"}]'
 #
-# handler NAME [--default] [--reads-only] [JQ...]   declare a handler: a shell function of that name
+# handler NAME [--default] [--reads-only] [--input SCHEMA] [--output SCHEMA] [JQ...]   declare a handler: a shell
+#     function of that name
 # answer JSON                      the response; null without it
 # put JSON / delete                the new state / no state any more; neither: it stays as it was
 # refuse CODE TEXT [STATUS [JSON]] the answer is an error (400-499), the state stays; then `return`
@@ -33,22 +34,24 @@ declare -A inversion_wants=() inversion_reads_only=()
 inversion_cases= inversion_declared=
 
 handler() {
-  local name=$1 want wants= default= reads_only=false count=0
+  local name=$1 wants= default= reads_only=false schemas= count=0
   shift
   case $name in
     handler | answer | put | delete | refuse | effect | whole_number | serve) echo "shim: $name is taken" >&2; exit 2 ;;
   esac
-  for want; do
-    case $want in
+  while [ $# -gt 0 ]; do
+    case $1 in
       --default) default=call ;;
       --reads-only) reads_only=true ;;
-      *) wants+="${wants:+, }([$want] | if . == [] then \"\" else .[0] end)" count=$((count + 1)) ;;
+      --input | --output) schemas+=",\"${1#--}\":$2"; shift ;;
+      *) wants+="${wants:+, }([$1] | if . == [] then \"\" else .[0] end)" count=$((count + 1)) ;;
     esac
+    shift
   done
   inversion_wants[$name]=$count inversion_reads_only[$name]=$reads_only
   inversion_cases+="elif \$name == \"$name\"${default:+ or \$name == \"call\"} then [\"$name\"] + [$wants] "
   for name in "$name" $default; do
-    inversion_declared+="${inversion_declared:+,}\"$name\":{\"reads_only\":$reads_only}"
+    inversion_declared+="${inversion_declared:+,}\"$name\":{\"reads_only\":$reads_only$schemas}"
   done
 }
 

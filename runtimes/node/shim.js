@@ -183,12 +183,13 @@ function finite(_, value) {
 const handlers = new Map();
 const running = new AsyncLocalStorage(); // whose message a stray callback belongs to, should it throw
 
-/** Declare a handler. Options: `default` (it is also `call`, for callers that name none) and `readsOnly`, a
- *  promise that is held to. */
+/** Declare a handler. Options: `default` (it is also `call`, for callers that name none), `readsOnly`, a
+ *  promise that is held to, and `input` and `output`, JSON Schemas of the message and the response. */
 function handler(name, options, run) {
   if (run === undefined) [options, run] = [{}, options];
   for (const each of options.default ? [name, "call"] : [name]) {
-    handlers.set(each, { run, readsOnly: options.readsOnly ?? false });
+    const { readsOnly = false, input, output } = options;
+    handlers.set(each, { run, readsOnly, says: { input, output, reads_only: readsOnly } });
   }
 }
 
@@ -270,7 +271,7 @@ function serve({ cron } = {}) {
   });
 
   const declared = {};
-  for (const [name, { readsOnly }] of handlers) declared[name] = { reads_only: readsOnly };
+  for (const [name, { says }] of handlers) declared[name] = says;
   const runtime = `node/${process.versions.node.split(".")[0]}`;
   const hello = { protocol: 1, runtime, pipeline: 64, batch: 64, integers: 53, handlers: declared, cron };
   writeAll(writing, `${JSON.stringify({ hello })}\n`);

@@ -194,14 +194,17 @@ _handlers = {}
 _stdio = None
 
 
-def handler(function=None, *, name: str | None = None, default: bool = False, reads_only: bool = False):
+def handler(function=None, *, name=None, default=False, reads_only=False, input=None, output=None):
     """Make a function a handler, named as the function or `name`. `default` also makes it `call`, the
-    handler of callers that name none. `reads_only` is a promise, and is held to it."""
+    handler of callers that name none. `reads_only` is a promise, and is held to it. `input` and `output`:
+    JSON Schemas of the message and the response."""
+    says = {"input": input, "output": output, "reads_only": reads_only}
+    says = {field: value for field, value in says.items() if value is not None}
 
     def declare(function):
         own = name or function.__name__
         for each in (own, "call") if default else (own,):
-            _handlers[each] = (function, reads_only)
+            _handlers[each] = (function, says)
         return function
 
     return declare if function is None else declare(function)
@@ -212,7 +215,7 @@ def serve(*, cron=()) -> None:
     reading, writing = _stdio or _take_stdio()
     major, minor = sys.version_info[:2]
     hello = {"protocol": 1, "runtime": f"python/{major}.{minor}", "pipeline": 64, "batch": 64, "integers": 64}
-    hello["handlers"] = {each: {"reads_only": reads_only} for each, (_, reads_only) in _handlers.items()}
+    hello["handlers"] = {each: says for each, (_, says) in _handlers.items()}
     if cron:
         hello["cron"] = list(cron)
     try:
@@ -250,8 +253,8 @@ def _run(call, message, stored):
     try:
         if name not in _handlers:
             raise Refused("no_handler", f"no handler {name}, there are: {', '.join(_handlers)}", 404)
-        function, reads_only = _handlers[name]
-        ctx = Context(call, reads_only, stored)
+        function, says = _handlers[name]
+        ctx = Context(call, says["reads_only"], stored)
         response = _dump(function(ctx, message), "the response")
         effects = b',"effects":[%b]' % b",".join(ctx._effects) if ctx._effects else b""
         return b',"response":' + response + effects, ctx._change()
