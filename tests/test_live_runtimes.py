@@ -24,6 +24,7 @@ SHIMS = [
     pytest.param("java", marks=pytest.mark.toolchain("javac")),
     pytest.param("c", marks=pytest.mark.toolchain("cc")),
     pytest.param("cpp", marks=pytest.mark.toolchain("g++")),
+    pytest.param("lua", marks=pytest.mark.toolchain("lua")),
 ]
 
 

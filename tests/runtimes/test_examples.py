@@ -23,6 +23,7 @@ BASH = pytest.param("bash", id="bash", marks=pytest.mark.toolchain("bash", "jq")
 PERL = pytest.param("perl", id="perl", marks=pytest.mark.toolchain("perl"))
 RUBY = pytest.param("ruby", id="ruby", marks=pytest.mark.toolchain("ruby"))
 PHP = pytest.param("php", id="php", marks=pytest.mark.toolchain("php"))
+LUA = pytest.param("lua", id="lua", marks=pytest.mark.toolchain("lua"))
 JQ = pytest.param("jq", id="jq", marks=pytest.mark.toolchain("jq"))
 
 
@@ -106,7 +107,7 @@ CART: list[tuple[str, object, object, object]] = [
 ]
 
 
-@pytest.mark.parametrize("language", [PYTHON, NODE, BASH, PERL, RUBY, PHP, JQ, *TOOLCHAINS])
+@pytest.mark.parametrize("language", [PYTHON, NODE, BASH, PERL, RUBY, PHP, LUA, JQ, *TOOLCHAINS])
 async def test_the_counter_is_the_same_in_every_language(language: str) -> None:
     async with playing(command(language, "counter")) as runtime:
         if language != "jq":
@@ -117,7 +118,7 @@ async def test_the_counter_is_the_same_in_every_language(language: str) -> None:
         assert await runtime.leave() == 0
 
 
-@pytest.mark.parametrize("language", [PYTHON, NODE, BASH, PERL, RUBY, PHP, *TOOLCHAINS])
+@pytest.mark.parametrize("language", [PYTHON, NODE, BASH, PERL, RUBY, PHP, LUA, *TOOLCHAINS])
 async def test_the_cart_is_the_same_in_every_language(language: str) -> None:
     async with playing(command(language, "cart")) as runtime:
         hello = await runtime.hello()
@@ -132,7 +133,7 @@ async def test_the_cart_is_the_same_in_every_language(language: str) -> None:
         assert await runtime.leave() == 0
 
 
-@pytest.mark.parametrize("language", [PYTHON, NODE, BASH, PERL, RUBY, PHP, *TOOLCHAINS])
+@pytest.mark.parametrize("language", [PYTHON, NODE, BASH, PERL, RUBY, PHP, LUA, *TOOLCHAINS])
 async def test_out_of_stock_says_what_is_left(language: str) -> None:
     async with playing(command(language, "cart")) as runtime:
         await runtime.hello()
@@ -145,7 +146,7 @@ async def test_out_of_stock_says_what_is_left(language: str) -> None:
         }
 
 
-@pytest.mark.parametrize("language", [PYTHON, NODE, PERL, RUBY, PHP, *TOOLCHAINS])
+@pytest.mark.parametrize("language", [PYTHON, NODE, PERL, RUBY, PHP, LUA, *TOOLCHAINS])
 async def test_a_hot_counter_takes_a_turn_of_several_messages(language: str) -> None:
     async with playing(command(language, "counter")) as runtime:
         assert (await runtime.hello())["batch"] == 64

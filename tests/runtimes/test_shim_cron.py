@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -23,14 +24,8 @@ CODE = {
     "ruby": f"require './shim'\nhandler(:all) {{ |ctx, message| }}\nserve cron: JSON.parse('{CRON}')\n",
     "php": "<?php require './shim.php';\nInversion\\handler('all', fn () => 1);\n"
     f"Inversion\\serve(json_decode('{CRON}'));\n",
-}
-COMMANDS = {
-    "python": (PYTHON, "shim.py"),
-    "node": ("node", "shim.js"),
-    "bash": ("bash", "shim.sh"),
-    "perl": ("perl", "Shim.pm"),
-    "ruby": ("ruby", "shim.rb"),
-    "php": ("php", "shim.php"),
+    "lua": "local shim = require 'shim'\nshim.handler('all', function() end)\n"
+    f"shim.serve {{ cron = shim.json.decode '{CRON}' }}\n",
 }
 
 
@@ -43,15 +38,15 @@ COMMANDS = {
         pytest.param("perl", marks=pytest.mark.toolchain("perl")),
         pytest.param("ruby", marks=pytest.mark.toolchain("ruby")),
         pytest.param("php", marks=pytest.mark.toolchain("php")),
+        pytest.param("lua", marks=pytest.mark.toolchain("lua")),
     ],
 )
 @pytest.mark.parametrize("declares", [True, False])
 async def test_what_serve_is_given_is_declared(language: str, declares: bool, tmp_path: Path) -> None:
-    interpreter, shim = COMMANDS[language]
-    (tmp_path / shim).write_text((RUNTIMES / language / shim).read_text())
+    shutil.copytree(RUNTIMES / language, tmp_path, dirs_exist_ok=True)
     code = CODE[language] if declares else CODE[language].replace(CRON, "[]")
     (tmp_path / "function").write_text(code)
-    async with playing([interpreter, "function"], tmp_path) as runtime:
+    async with playing([PYTHON if language == "python" else language, "function"], tmp_path) as runtime:
         hello = read_hello(json.dumps(await runtime.hello()).encode())
     expected = {"nightly": Schedule("nightly", "0 4 * * *", handler="all", message=b'{"days":[1]}')}
     assert list(hello.cron.faults) == []

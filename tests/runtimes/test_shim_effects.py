@@ -232,6 +232,42 @@ handler("replied", fn (Context $ctx) => $ctx->reply_to);
 serve();
 """
 
+LUA_CODE = """
+package.path = (arg[0]:match("^.*/") or "./") .. "?.lua;" .. package.path
+local shim = require "shim"
+local handler, null = shim.handler, shim.json.null
+
+handler("all", function(ctx, message)
+  local bill = { cents = 900 }
+  ctx:send { to = "payment", key = "o1", handler = "charge", message = bill, reply_to = "charged" }
+  ctx:send { handler = "remind", delay = "24h", name = "reminder" }
+  ctx:send { to = "mail", key = null, handler = "letter", message = message, at = "2026-11-24T02:11:00Z" }
+  ctx:cancel "reminder"
+  ctx:forward { to = "ledger", key = "eu", handler = "book", message = { null } }
+  ctx:publish("orders", message)
+  ctx:subscribe("orders", "on_order")
+  ctx:unsubscribe "orders"
+  local url = "https://a.example/"
+  ctx:http(url, { body = { a = 1 }, headers = { ["x-a"] = "b" }, reply_to = "notified" })
+  ctx:http(url, { method = "GET" })
+end)
+handler("one", function(ctx, message)
+  ctx:cancel(message)
+  ctx.state = message
+end)
+handler("fail", function(ctx)
+  ctx:cancel "a"
+  shim.refuse("no", "no", { status = 409 })
+end)
+handler("crash", function(ctx)
+  ctx:cancel "a"
+  error "no"
+end)
+handler("peek", { reads_only = true }, function(ctx) ctx:cancel "a" end)
+handler("replied", function(ctx) return ctx.reply_to end)
+shim.serve()
+"""
+
 LANGUAGES = {
     "python": (["python3", "function"], "python/shim.py", PYTHON_CODE),
     "node": (["node", "function"], "node/shim.js", NODE_CODE),
@@ -239,6 +275,7 @@ LANGUAGES = {
     "perl": (["perl", "function"], "perl/Shim.pm", PERL_CODE),
     "ruby": (["ruby", "function"], "ruby/shim.rb", RUBY_CODE),
     "php": (["php", "function"], "php/shim.php", PHP_CODE),
+    "lua": (["lua", "function"], "lua/shim.lua", LUA_CODE),
 }
 
 
@@ -250,11 +287,12 @@ LANGUAGES = {
         pytest.param("perl", marks=pytest.mark.toolchain("perl")),
         pytest.param("ruby", marks=pytest.mark.toolchain("ruby")),
         pytest.param("php", marks=pytest.mark.toolchain("php")),
+        pytest.param("lua", marks=pytest.mark.toolchain("lua")),
     ]
 )
 def function(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Any]:
     command, shim, code = LANGUAGES[request.param]
-    shutil.copy(RUNTIMES / shim, tmp_path)
+    shutil.copytree((RUNTIMES / shim).parent, tmp_path, dirs_exist_ok=True)
     (tmp_path / "function").write_text(code)
     return lambda: playing(command, tmp_path)
 
