@@ -11,6 +11,7 @@ from inversion.config import (
     Channel,
     Config,
     Correlate,
+    Crash,
     HelloRule,
     Mode,
     Processes,
@@ -228,7 +229,7 @@ def test_a_bad_function_name_is_refused(tmp_path: Path, name: str) -> None:
         ('hello = "maybe"', 'hello must be "auto" or "required" or "none", not "maybe"'),
         ('channel = "fd4"', 'did you mean "fd3"?'),
         ('mode = "line"', 'did you mean "lines"?'),
-        ("mode = 3", 'mode must be "lines" or "exec", not 3'),
+        ("mode = 3", 'mode must be "lines" or "exec" or "cgi", not 3'),
         ('env = "A=1"', "env must be a table of strings"),
         ("env = { A = 3 }", 'env has A = 3, which must be a string: write "3"'),
         ('env = { "A B" = "3" }', "not the name of an environment variable"),
@@ -245,6 +246,14 @@ def test_a_bad_function_name_is_refused(tmp_path: Path, name: str) -> None:
         ('mode = "exec"\nexit = { 0 = 422 }', "0 is not an exit code from 1 to 255"),
         ('mode = "exec"\nexit = { x = 422 }', "x is not an exit code"),
         ('mode = "exec"\nexit = 422', "must map exit codes to statuses"),
+        ('mode = "cgi"\nstate = true', 'state does not go with mode = "cgi"'),
+        ('mode = "cgi"\nretry = { attempts = 1 }', 'retry does not go with mode = "cgi"'),
+        ('mode = "cgi"\ncron = { a = "* * * * *" }', 'cron does not go with mode = "cgi"'),
+        ('mode = "cgi"\noutput = "json"', 'output belongs to mode = "exec" and this is "cgi"'),
+        ('mode = "cgi"\nidle = "1m"', 'idle belongs to mode = "lines" and this is "cgi"'),
+        ('mode = "cgi"\nprocesses = { min = 1 }', '"cgi" starts a process for each call'),
+        ('mode = "exec"\ncrash = "signal"', 'crash belongs to mode = "cgi" and this is "exec"'),
+        ('mode = "cgi"\ncrash = "never"', 'crash must be "status" or "signal", not "never"'),
     ],
 )
 def test_a_bad_value_is_a_sentence(tmp_path: Path, line: str, sentence: str) -> None:
@@ -267,10 +276,15 @@ def test_a_bad_command_is_a_sentence(tmp_path: Path, command: str, sentence: str
     assert sentence in faults(tmp_path, f"[functions.a]\ncommand = {command}\n")
 
 
+def test_a_cgi_program_keeps_no_state(tmp_path: Path) -> None:
+    (tmp_path / "inversion.toml").write_text('[functions.a]\ncommand = "./a.cgi"\nmode = "cgi"\n')
+    function = load(tmp_path).functions["a"]
+    assert (function.mode, function.state, function.crash) == (Mode.CGI, False, Crash.STATUS)
+
+
 @pytest.mark.parametrize(
     ("line", "named"),
     [
-        ('mode = "cgi"', 'mode = "cgi"'),
         ('sandbox = "strict"', 'sandbox = "strict"'),
         ('[retention]\ntombstones = "7d"', "retention.tombstones"),
     ],

@@ -100,6 +100,15 @@ def test_the_mode_is_guessed_from_the_text(tmp_path: Path, content: bytes, mode:
     assert f'mode = "{mode.value}"' in found.reason
 
 
+def test_a_file_called_cgi_is_a_cgi_program(tmp_path: Path) -> None:
+    file = make(tmp_path, "hello.cgi", b"#!/bin/sh\n# inversion: a response\n")
+    file.chmod(0o755)
+    found = guess(file)
+    function = found.config.functions["hello"]
+    assert (function.mode, function.state, function.command) == (Mode.CGI, False, ("./hello.cgi",))
+    assert 'mode = "cgi"' in found.reason
+
+
 def test_a_mode_that_is_given_is_not_guessed(tmp_path: Path) -> None:
     config = guess(make(tmp_path, "a.sh", b"wc -w\n"), Mode.LINES).config
     assert config.functions["a"].mode is Mode.LINES

@@ -74,6 +74,9 @@ The modules in reading order. A module imports only what stands above it in this
     processes.lines_mode  a pool of long-lived processes
     processes.exec_call one process that answers one message
     processes.exec_mode one process per call
+    processes.cgi_client  what the two sides of a CGI call know of each other
+    processes.cgi_call  one process that answers one HTTP request
+    processes.cgi_mode  one CGI process per request
     processes.supervisor  the nursery: executes the roster's plan
     delivery.pace       how many messages of a function a node holds
     delivery.aftermath  what becomes of a message whose turn did not come about
@@ -86,12 +89,16 @@ The modules in reading order. A module imports only what stands above it in this
     delivery.cron       looks what is due of the schedules, and fires it
     sends               admission of messages from outside
     http.framing        where one request ends; what is refused
+    http.chunks         chunked bodies
     http.service        what the connections of one server share
+    http.lending        a socket that is lent to a program for one request
+    http.wire           one socket, read and written under deadlines
     http.connection     one socket, one walk, requests in order
     http.problem        errors as problem+json
     http.server         listeners, limits, sweeping of slow clients
     http.asked          what a request asks for by its path and its fields
     http.sending        sends, outputs and cancellations over HTTP
+    http.programs       CGI programs over HTTP
     http.routes         the ingress: /v1/call, /v1/state
     http.letters        messages and dead letters at the admin door
     http.admin          the admin door

@@ -32,6 +32,7 @@ from inversion.garbage import Tidying, spared_collector
 from inversion.gate import Bridge
 from inversion.http.admin import Admin, Sources
 from inversion.http.letters import LetterDesk
+from inversion.http.programs import PREFIX, Programs
 from inversion.http.routes import Ingress
 from inversion.http.server import Listener, Server
 from inversion.http.service import Application, Held
@@ -228,6 +229,7 @@ class _Node:
             sends,
             read_state=self._options.dev or self._config.http.read_state,
             tally=self._tally,
+            programs=Programs(calls, pools, self._counters.functions, self._tally),
         )
         shares = self._options.doors is not None
         applications: Sequence[Application] = (ingress, admin(), admin(trusted=True))
@@ -241,6 +243,7 @@ class _Node:
                 connections=limits.connections,
                 held=held,
                 shares=shares,
+                streamed=PREFIX if application is ingress else None,
             )
             for application in applications[: len(listeners)]
         ]

@@ -59,7 +59,7 @@ class _Caller:
 
 
 #: Members of an Enum are looked up slowly, and these are for each request.
-_LINES, _APPLIED = Mode.LINES, Outcome.APPLIED
+_LINES, _CGI, _APPLIED = Mode.LINES, Mode.CGI, Outcome.APPLIED
 _ANSWERS: Final[DirectGate[_Caller, Response]] = DirectGate()
 
 
@@ -111,6 +111,8 @@ class Calls:
         found = self.function(function)
         if found.mode is _LINES:
             body = self.admit(found, handler, body)
+        elif found.mode is _CGI:
+            raise not_called(found)
         allowed_s = found.timeout_s if timeout_s is None else min(found.timeout_s, timeout_s)
         caller = _Caller()
         # By place, which costs half of what names do: id, address, handler, body, content_type, received_s,
@@ -180,6 +182,8 @@ class Calls:
 
     def admit(self, function: Function, handler: str, body: bytes) -> bytes:
         """A JSON body as the function may get it. Raises RequestRefused."""
+        if function.mode is _CGI:
+            raise not_called(function)
         hello = self._pools[function.name].hello
         checked = json_text.check(body) if body else b"null"
         if hello is not None:
@@ -191,6 +195,15 @@ class Calls:
             if hello.integers == 53:
                 json_text.check_integers_53(checked)
         return checked
+
+
+def not_called(function: Function) -> RequestRefused:
+    """To whoever calls a CGI program, or sends it something."""
+    return RequestRefused(
+        Code.BAD_REQUEST,
+        f'{function.name} is a CGI program (mode = "cgi"): it is at /v1/http/{function.name}/, '
+        "and takes no calls and no messages",
+    )
 
 
 def request_hash(handler: str, condition: Condition | None, body: bytes) -> bytes:

@@ -19,7 +19,7 @@ from inversion.protocol.destination import NOTHING, AllowList
 class Mode(Enum):
     LINES = "lines"  #: long-lived processes, one JSON frame a line
     EXEC = "exec"  #: one process per call, bytes in and out
-    CGI = "cgi"  #: comes with a later release: refused when the config is read
+    CGI = "cgi"  #: one process per HTTP request, as RFC 3875 says
 
 
 class HelloRule(Enum):
@@ -42,6 +42,13 @@ class Sandbox(Enum):
     NONE = "none"
     BASIC = "basic"
     STRICT = "strict"
+
+
+class Crash(Enum):
+    """Which ends of a CGI program are crashes: then its answer is not whole."""
+
+    STATUS = "status"  #: a signal, and any exit status but 0
+    SIGNAL = "signal"  #: a signal alone: programs that nobody ever asked for a status
 
 
 @attrs.frozen(slots=True)
@@ -96,6 +103,7 @@ class Function:
     retry: Retry = Retry()
     output: str = "application/octet-stream"  #: exec: "json" (validated), or a media type
     exit: Mapping[int, int] = attrs.field(factory=dict)  #: exec: exit code -> status 400-499
+    crash: Crash = Crash.STATUS  #: cgi
     env: Mapping[str, str] = attrs.field(factory=dict)
     cron: Mapping[str, Schedule] = attrs.field(factory=dict)
 

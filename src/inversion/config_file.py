@@ -22,6 +22,7 @@ from inversion.config import (
     Channel,
     Config,
     Correlate,
+    Crash,
     Function,
     HelloRule,
     Http,
@@ -39,9 +40,12 @@ from inversion.protocol.schedules import read_table
 
 FILE_NAME: Final = "inversion.toml"
 
-#: Keys that belong to a mode; with the other one they would do nothing.
+#: Keys that belong to a mode; with another one they would do nothing.
 _LINES_ONLY: Final = ("hello", "channel", "correlate", "strict", "rerun", "idle")
 _EXEC_ONLY: Final = ("output", "exit")
+_CGI_ONLY: Final = ("crash",)
+#: A CGI program keeps no state and takes no messages.
+_NOT_CGI: Final = ("state", "retry", "cron")
 
 #: What interface.md promises and nothing honours yet.
 _LATER_RETENTIONS: Final = ("tombstones",)
@@ -131,19 +135,28 @@ def _functions(tables: object, folder: Path, faults: list[str]) -> dict[str, Fun
         faults.extend(f"{path}.cron{fault}" for fault in cron.faults)
         if function is not None:
             function = attrs.evolve(function, cron=cron.schedules)
-            faults.extend(f"{path}.{fault}" for fault in _contradictions(function, own))
-            functions[name] = function
+            faults.extend(f"{path}.{fault}" for fault in _contradictions(function, table))
+            functions[name] = attrs.evolve(function, state=False) if function.mode is Mode.CGI else function
     return functions
 
 
 def _contradictions(function: Function, table: Mapping[str, object]) -> list[str]:
     """What each key allows and all of them together do not."""
     faults = []
-    lines = function.mode is Mode.LINES
-    for key in _EXEC_ONLY if lines else _LINES_ONLY:
-        if key in table:
-            other = Mode.EXEC if lines else Mode.LINES
-            faults.append(f'{key} belongs to mode = "{other.value}" and this is "{function.mode.value}"')
+    mode = function.mode
+    for only, keys in ((Mode.LINES, _LINES_ONLY), (Mode.EXEC, _EXEC_ONLY), (Mode.CGI, _CGI_ONLY)):
+        if mode is not only:
+            faults += [
+                f'{key} belongs to mode = "{only.value}" and this is "{mode.value}"'
+                for key in keys
+                if key in table
+            ]
+    if mode is Mode.CGI:
+        faults += [
+            f'{key} does not go with mode = "cgi": it keeps no state and takes no messages'
+            for key in _NOT_CGI
+            if key in table
+        ]
     if function.sandbox is Sandbox.NONE and "limits" in table:
         faults.append('limits belongs to sandbox = "basic" and this is "none"')
     faults.extend(_retry_faults(function.retry))
@@ -156,8 +169,10 @@ def _contradictions(function: Function, table: Mapping[str, object]) -> list[str
     processes = function.processes
     if processes.min > processes.max:
         faults.append(f"processes: min = {processes.min} is more than max = {processes.max}")
-    if not lines and processes.min > 0:
-        faults.append('processes.min belongs to mode = "lines": "exec" starts a process for each call')
+    if mode is not Mode.LINES and processes.min > 0:
+        faults.append(
+            f'processes.min belongs to mode = "lines": "{mode.value}" starts a process for each call'
+        )
     return faults
 
 
@@ -257,7 +272,7 @@ _SHAPES: Final[dict[type, dict[str, tuple[str, Callable[[object], object] | None
         "name": (_NAME_SLOT, lambda name: name),
         "folder": (_FOLDER_SLOT, lambda folder: folder),
         "command": ("command", values.command),
-        "mode": ("mode", values.choice(Mode, Mode.CGI)),
+        "mode": ("mode", values.choice(Mode)),
         "timeout_s": ("timeout", values.duration(zero=False)),
         "processes": ("processes", None),
         "idle_s": ("idle", values.duration(zero=False)),
@@ -273,6 +288,7 @@ _SHAPES: Final[dict[type, dict[str, tuple[str, Callable[[object], object] | None
         "retry": ("retry", None),
         "output": ("output", values.output),
         "exit": ("exit", values.exit_statuses),
+        "crash": ("crash", values.choice(Crash)),
         "env": ("env", values.env),
     },
 }

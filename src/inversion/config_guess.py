@@ -2,8 +2,8 @@
 
 A program that can run by itself (executable, with a shebang or an ELF head) does; else the suffix names
 the interpreter. The mode is guessed from the text: a file that names inversion, a shim or a "response"
-speaks the line protocol, any other is run once per call. What cannot be guessed is a ConfigError with
-the remedies.
+speaks the line protocol, any other is run once per call; a file *.cgi is a CGI program. What cannot be
+guessed is a ConfigError with the remedies.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ _ADVICE: Final = {
 #: A Go or Rust program with all its libraries is of this size; a shim's words stand somewhere in it.
 _MOST_READ_BYTES: Final = 64 << 20
 _SPEAKS_LINES = re.compile(rb"inversion|\b(?:shim|response)\b", re.IGNORECASE)
+#: What web servers run as CGI wherever it lies (AddHandler cgi-script .cgi).
+_CGI_SUFFIX: Final = ".cgi"
 _NOT_IN_A_NAME = re.compile(r"[^a-z0-9_-]+")
 
 
@@ -67,11 +69,16 @@ def guess(path: Path, mode: Mode | None = None) -> Guess:
     except OSError as error:
         raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from None
     command, runs = _command(path, file, content)
-    if mode is None:
+    if mode is None and file.suffix == _CGI_SUFFIX:
+        mode = Mode.CGI
+        runs = f'{runs}; {_CGI_SUFFIX} is what CGI programs are called, so mode = "cgi"'
+    elif mode is None:
         mode = Mode.LINES if _SPEAKS_LINES.search(content) else Mode.EXEC
         why = "names inversion, a shim or a response" if mode is Mode.LINES else "names no protocol"
         runs = f'{runs}; it {why}, so mode = "{mode.value}"'
     function = Function(name=name_for(file), command=command, folder=file.parent, mode=mode)
+    if mode is Mode.CGI:
+        function = attrs.evolve(function, state=False)
     return Guess(Config(functions={function.name: function}, folder=file.parent), runs)
 
 

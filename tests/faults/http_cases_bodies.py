@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from http_cases import CALL, HEAD, Case, accepts, breaks_off, chunked, refuses, with_lines
 
-from inversion.http.framing import MAX_EXTENSION_BYTES
+from inversion.http.chunks import MAX_EXTENSION_BYTES
 
 LAST = b"0\r\n\r\n"
 

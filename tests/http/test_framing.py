@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inversion.errors import Code, RequestRefused
-from inversion.http.framing import MAX_EXTENSION_BYTES, Chunks, HeadParser
+from inversion.http.chunks import MAX_EXTENSION_BYTES, Chunks
+from inversion.http.framing import HeadParser
 
 
 def code_of(raw: bytes) -> Code:

@@ -23,6 +23,8 @@ def curl_line(url: str, config: Config, runs: Mapping[str, Hello | None]) -> str
     if best is None:
         return None
     function, hello = config.functions[best], runs[best]
+    if function.mode is Mode.CGI:
+        return f"curl {url}/v1/http/{best}/"
     path = f"{url}/v1/call/{best}" + ("/alice" if function.state else "")
     if function.mode is not Mode.LINES:
         return f"""curl -d '{{"hello":"world"}}' {path}"""
@@ -39,7 +41,7 @@ def _rank(function: Function, hello: Hello | None) -> int:
         return 0 if function.name.startswith("counter-python") else 1
     if any(handler.reads_only for handler in declared.values()):
         return 2
-    return 3 if function.mode is Mode.EXEC else 4
+    return 4 if function.mode is Mode.LINES else 3
 
 
 def _handler(hello: Hello | None) -> str | None:

@@ -93,7 +93,7 @@ def _serving_options(command: FunctionT) -> FunctionT:
 @_serving_options
 @click.option(
     "--mode",
-    type=click.Choice([Mode.LINES.value, Mode.EXEC.value]),
+    type=click.Choice([each.value for each in Mode]),
     help="How to run one FILE; guessed from its text.",
 )
 @json_option

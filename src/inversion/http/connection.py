@@ -11,88 +11,52 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import struct
-from enum import Enum
-from http import HTTPStatus
 from math import inf
 from time import monotonic
 from typing import Final
 
 from inversion.errors import Code, InversionError, Outcome, RequestRefused
-from inversion.http.framing import (
-    HEAD_END,
-    MAX_HEAD_BYTES,
-    Chunks,
-    HeadParser,
-    HttpRequest,
-    head_too_large,
-    refused,
+from inversion.http.chunks import Chunks
+from inversion.http.framing import HEAD_END, MAX_HEAD_BYTES, HeadParser, HttpRequest, head_too_large, refused
+from inversion.http.lending import Lent, Takeover, Upload
+from inversion.http.service import (
+    CLOSE,
+    CONTINUE,
+    KEEP_ALIVE,
+    READ_BYTES,
+    RESET,
+    STATUS_LINES,
+    UNCOUNTED_BYTES,
+    HttpResponse,
+    Phase,
+    Service,
 )
-from inversion.http.service import UNCOUNTED_BYTES, HttpResponse, Service
+from inversion.http.wire import Wire
 from inversion.observe.logs import get_logger
+from inversion.processes.cgi_client import ClientGone
 from inversion.watch import Interrupted, Readiness
 
 _log = get_logger("http")
 
-#: One read: a head, or a good piece of a body. Also what one client can make us hold ahead of its turn.
-_READ_BYTES: Final = 64 << 10
-#: What is read and thrown away after a refusal, so that the answer is not lost to a reset (RFC 9112, 9.6).
-_LINGER_BYTES: Final = 4 << 20
-
 #: Pipelined requests may be refused without any wait: so many, then the others have their turn.
 _MOST_IN_A_ROW: Final = 16
-
-#: SO_LINGER on, zero seconds: close sends a reset.
-_RESET: Final = struct.pack("ii", 1, 0)
-
-_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-_CLOSE: Final = b"Connection: close\r\n"
-_KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
-_STATUS_LINES: Final = {
-    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode("ascii") for status in HTTPStatus
-}
-
-
-class Phase(Enum):
-    """What a connection waits for."""
-
-    IDLE = "idle"
-    HEAD = "head"
-    BODY = "body"
-    CALL = "call"
-    SEND = "send"
-    LINGER = "linger"
-
 
 #: Members of an Enum are looked up slowly, and these three are for each request.
 _IDLE, _HEAD, _CALL = Phase.IDLE, Phase.HEAD, Phase.CALL
 
 
-class Connection:
+class Connection(Wire):
     """See the module. `run` is the walk; the server uses the rest."""
 
-    __slots__ = (
-        "_buffer",
-        "_heads",
-        "_held_bytes",
-        "_position",
-        "_ready",
-        "_service",
-        "_socket",
-        "deadline_s",
-        "phase",
-    )
+    __slots__ = ("_buffer", "_heads", "_lent", "_position", "_upload")
 
     def __init__(self, sock: socket.socket, service: Service) -> None:
-        self._socket = sock  #: non-blocking, ours to close
-        self._service = service
-        self._ready = Readiness(service.watch, sock.fileno())
-        self._heads = HeadParser(service.body_bytes)
+        super().__init__(sock, service)
+        self._heads = HeadParser(service.body_bytes, service.streamed)
         self._buffer = b""  #: what was read; requests before `_position` are done
         self._position = 0
-        self._held_bytes = 0  #: of the request; they count among those of all
-        self.phase = _IDLE
-        self.deadline_s = inf  #: monotonic
+        self._upload: Upload | None = None  #: of a body that goes on as it comes
+        self._lent: Lent | None = None
 
     async def run(self) -> None:
         """Serve until one side has had enough. Raises nothing."""
@@ -108,13 +72,12 @@ class Connection:
         finally:
             self.close()
 
-    def interrupt(self) -> None:
-        """End the wait for the socket, if the walk is in one: its deadline passed, or the server drains."""
-        self._ready.interrupt()
-
     def close(self) -> None:
         """The end, at once; a walk that waits is not resumed any more."""
         self._ready.close()  # lets go of the walk, whose own end calls this again
+        if (lent := self._lent) is not None:
+            self._lent = None
+            lent.ended()
         if self._socket.fileno() >= 0:
             self._socket.close()
             self._heads.close()
@@ -125,7 +88,7 @@ class Connection:
         with contextlib.suppress(OSError):
             self._send_now(self._service.application.refuse(error))
             self._socket.shutdown(socket.SHUT_WR)
-            self._socket.recv(_READ_BYTES)  # left unread, it would reset the connection
+            self._socket.recv(READ_BYTES)  # left unread, it would reset the connection
         self.close()
 
     async def _converse(self) -> None:
@@ -155,8 +118,17 @@ class Connection:
             self.deadline_s = inf
             try:
                 response = await application.answer(head)
+                if type(response) is Takeover:
+                    told = await self._lend(head, response)
+                    if told is True:
+                        continue
+                    if told is False:
+                        return
+                    response = told
             except InversionError as error:
                 response = application.refuse(error)
+            except ClientGone:
+                raise
             except Exception:
                 _log.exception("a request met a bug")
                 response = application.refuse(_internal())
@@ -172,6 +144,27 @@ class Connection:
             if not keep_alive:
                 await self._linger()
                 return
+
+    async def _lend(self, head: HttpRequest, takeover: Takeover) -> HttpResponse | bool:
+        """Let another use the socket: an answer still to be sent, or whether the connection goes on."""
+        upload, self._upload = self._upload or Upload(head.body, 0), None
+        head.body = b""
+        self._ready.close()
+        self._lent = lent = Lent(self._socket, self._service, head, upload)
+        try:
+            answer = await takeover.talk(lent)
+        finally:
+            self._lent = None
+            if self._socket.fileno() >= 0:
+                self._ready = Readiness(self._service.watch, self._socket.fileno())
+        if answer is not None:
+            return answer
+        self._let_go()
+        if lent.whole and not lent.keep_alive:
+            await self._linger()
+        elif lent.is_cut_by_reset and not lent.whole:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        return lent.whole and lent.keep_alive
 
     # Reading. `_buffer[_position:]` is what has been read ahead.
 
@@ -198,7 +191,10 @@ class Connection:
             self._heads.skip(body)
             self._trim()
             return head
-        await self._read_body(head)
+        if self._heads.is_streamed(head):
+            await self._begin_upload(head)
+        else:
+            await self._read_body(head)
         return head
 
     def _trim(self) -> None:
@@ -223,11 +219,11 @@ class Connection:
                 raise head_too_large(buffer)
             try:
                 await self._ready.readable()
-                data = self._socket.recv(_READ_BYTES)
+                data = self._socket.recv(READ_BYTES)
             except BlockingIOError:
                 continue
             except Interrupted:
-                data = self._just_in_time(_READ_BYTES)
+                data = self._just_in_time(READ_BYTES)
                 if not data:
                     if self.phase is _IDLE:
                         return -1
@@ -260,10 +256,10 @@ class Connection:
             chunks = Chunks(self._service.body_bytes)
             rest = chunks.feed(ahead)
             if rest is None and head.expects_continue and not ahead:
-                await self._send_rest(_CONTINUE)
+                await self._send_rest(CONTINUE)
             come_bytes = len(ahead)
             while rest is None:
-                data = await self._read_of_body(_READ_BYTES)
+                data = await self._read_of_body(READ_BYTES)
                 self._hold(len(data))
                 come_bytes += len(data)
                 self.deadline_s = deadlines.of_body(begun_s, come_bytes)
@@ -274,11 +270,11 @@ class Connection:
             self._heads.restart()
             return
         if head.expects_continue and not ahead:
-            await self._send_rest(_CONTINUE)
+            await self._send_rest(CONTINUE)
         parts = [ahead]
         due = head.length - len(ahead)
         while due:
-            part = await self._read_of_body(min(due, _READ_BYTES))
+            part = await self._read_of_body(min(due, READ_BYTES))
             if head.length > UNCOUNTED_BYTES:
                 self._hold(len(part))
             parts.append(part)
@@ -288,40 +284,36 @@ class Connection:
         head.early = not draining
         self._heads.skip(body)
 
-    def _hold(self, more_bytes: int) -> None:
-        """Raises RequestRefused when all requests together would hold too much."""
-        self._service.held.hold_request(more_bytes, self._held_bytes)
-        self._held_bytes += more_bytes
+    async def _begin_upload(self, head: HttpRequest) -> None:
+        """Of a body that is not read here: what has come, and what is needed to know its length."""
+        ahead = self._buffer[self._position :]
+        self._buffer = b""
+        self._position = 0
+        self.phase = Phase.BODY
+        self.deadline_s = monotonic() + self._service.deadlines.collect_s
+        if head.length is None and head.expects_continue and not ahead:
+            head.expects_continue = False
+            await self._send_rest(CONTINUE)
+        upload = await Upload.of(head, ahead, self._service.body_bytes, self._read_to_collect)
+        if upload.due:
+            self._let_go()
+            head.keep_alive = False
+            self._upload = upload
+        else:
+            head.body, head.length = upload.first, len(upload.first)
+            self._buffer = upload.behind
+            self._heads.restart()
 
-    def _let_go(self) -> None:
-        self._service.held.request_bytes -= self._held_bytes
-        self._held_bytes = 0
+    async def _read_to_collect(self) -> bytes:
+        data = await self._read_of_body(READ_BYTES)
+        self._hold(len(data))
+        return data
 
     async def _read_of_body(self, most: int) -> bytes:
         data = await self._read(most)
         if not data:
             raise refused("the connection ended within a body")
         return data
-
-    async def _read(self, most: int) -> bytes:
-        """Wait first: rarely is something there already, and a flooding client must not hold the loop."""
-        while True:
-            try:
-                await self._ready.readable()
-                return self._socket.recv(most)
-            except BlockingIOError:
-                continue
-            except Interrupted:
-                data = self._just_in_time(most)
-                if not data:
-                    raise
-                return data
-
-    def _just_in_time(self, most: int) -> bytes:
-        """What came before the interruption was heard."""
-        with contextlib.suppress(BlockingIOError):
-            return self._socket.recv(most)
-        return b""
 
     # Writing.
 
@@ -332,37 +324,13 @@ class Connection:
         status = response.status
         self._service.counters.requests_by_class[status // 100] += 1
         return b"%b%b%b%bContent-Length: %d\r\n\r\n%b" % (
-            _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status,
+            STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status,
             self._service.date_line,
-            (_KEEP_ALIVE if old else b"") if keep_alive else _CLOSE,
+            (KEEP_ALIVE if old else b"") if keep_alive else CLOSE,
             response.fields,
             len(response.body),
             b"" if head_only else response.body,
         )
-
-    async def _send_rest(self, data: bytes, sent: int = 0) -> None:
-        """Send it all; while the client's window is full wait: a bounded time for each piece, and for all."""
-        phase, deadline_s = self.phase, self.deadline_s
-        deadlines, held = self._service.deadlines, self._service.held
-        rest = memoryview(data)[sent:]
-        held_bytes, end_s = 0, inf
-        try:
-            while rest:
-                try:
-                    rest = rest[self._socket.send(rest) :]
-                except BlockingIOError:
-                    now_s = monotonic()
-                    if end_s == inf:
-                        self.phase = Phase.SEND
-                        end_s = deadlines.of_answer(now_s, len(rest))
-                        held_bytes = len(data)
-                        held.hold_answer(held_bytes, self.interrupt)
-                    self.deadline_s = min(now_s + deadlines.send_s, end_s)
-                    await self._ready.writable()
-        finally:
-            if held_bytes:
-                held.let_answer_go(held_bytes, self.interrupt)
-        self.phase, self.deadline_s = phase, deadline_s
 
     def _say_too_slow(self) -> None:
         """A wait was interrupted: the last words, as far as they fit into the socket."""
@@ -372,7 +340,7 @@ class Connection:
         self._service.counters.timeouts += 1
         if phase is Phase.SEND:
             # What it did not take must not stay in the kernel: reset.
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             return
         error = RequestRefused(Code.SLOW_REQUEST, f"the {phase.value} of the request took too long to arrive")
         with contextlib.suppress(OSError):
@@ -380,18 +348,6 @@ class Connection:
 
     def _send_now(self, response: HttpResponse) -> None:
         self._socket.send(self._render(response, keep_alive=False))
-
-    async def _linger(self) -> None:
-        """Let the client take the answer before the connection is closed: unread bytes would reset it."""
-        self.phase = Phase.LINGER
-        self.deadline_s = monotonic() + self._service.deadlines.linger_s
-        self._socket.shutdown(socket.SHUT_WR)
-        left = _LINGER_BYTES
-        while left > 0:
-            data = await self._read(_READ_BYTES)
-            if not data:
-                return
-            left -= len(data)
 
 
 def _internal() -> InversionError:

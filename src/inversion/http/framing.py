@@ -1,8 +1,8 @@
 """Where one request ends and the next begins; sans-IO.
 
 `HeadParser.parse` takes exactly one head (httptools reads it; field lines that a client repeats byte for
-byte, but for the value of its Idempotency-Key, are read once) and `Chunks` takes what follows when it is
-chunked. Both refuse whatever two readers could read differently: after a refusal the connection is
+byte, but for the value of its Idempotency-Key, are read once) and `chunks.Chunks` takes what follows when it
+is chunked. Both refuse whatever two readers could read differently: after a refusal the connection is
 answered once and closed, and no byte behind it is looked at (RFC 9112, sections 6.3 and 11.2).
 httptools never sees the bytes of a second request before the first was answered.
 """
@@ -24,19 +24,13 @@ MAX_HEAD_BYTES: Final = 16 << 10
 MAX_FIELDS: Final = 100
 #: A key of 200 bytes, percent-encoded, is 600.
 MAX_TARGET_BYTES: Final = 8 << 10
-#: All extensions of one body together: nobody sends them, and they are not counted as body.
-MAX_EXTENSION_BYTES: Final = 256
 #: More digits than any body limit needs, few enough never to overflow a reader in front of us.
 _MAX_LENGTH_DIGITS: Final = 15
-#: 2^32 - 1 in hexadecimal.
-_MAX_SIZE_DIGITS: Final = 8
-_MAX_CHUNK_LINE_BYTES: Final = MAX_EXTENSION_BYTES + _MAX_SIZE_DIGITS + 2
 
 _LINE_END: Final = b"\r\n"
 HEAD_END: Final = b"\r\n\r\n"
 
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
-_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]+)(;[\t\x20-\x7e\x80-\xff]*)?")
 #: What may follow known field lines: a strict part of what httptools takes; all else goes to httptools.
 _PLAIN_LINE = re.compile(
     rb"(GET|HEAD|POST|PUT|PATCH|DELETE) (/[A-Za-z0-9._~:@!$&'()*+,;=%/-]*)"
@@ -123,11 +117,14 @@ class HeadParser:
         "_known_lines",
         "_parser",
         "_repeated",
+        "_streamed",
         "_target",
     )
 
-    def __init__(self, body_bytes: int) -> None:
+    def __init__(self, body_bytes: int, streamed: bytes | None = None) -> None:
+        """`streamed`: a body for a path that begins with this has no limit, and any encoding."""
         self._body_bytes = body_bytes
+        self._streamed = streamed
         self._parser = httptools.HttpRequestParser(self)
         self._fields: dict[bytes, bytes] = {}
         self._repeated: list[bytes] = []
@@ -168,7 +165,8 @@ class HeadParser:
         self._fed = True
         request = self._parse(head, line_end)
         if (
-            request.keep_alive
+            not self.is_streamed(request)  # a known one would not be looked at again
+            and request.keep_alive
             and not request.old
             and not request.expects_continue
             and request.length is not None
@@ -181,6 +179,10 @@ class HeadParser:
             found = _KEY_LINE.search(lines) if b"idempotency-key" in request.fields else None
             self._around_key = None if found is None else (lines[: found.start(1)], lines[found.end(1) :])
         return request
+
+    def is_streamed(self, request: HttpRequest) -> bool:
+        """Whether its body goes on as it comes."""
+        return self._streamed is not None and request.path.startswith(self._streamed)
 
     def _with_another_key(self, known: Mapping[bytes, bytes], lines: bytes) -> Mapping[bytes, bytes] | None:
         """The fields of lines that differ from the known ones in the value of Idempotency-Key alone."""
@@ -297,13 +299,14 @@ class HeadParser:
                 raise refused("Upgrade is not offered here: send plain HTTP/1.1")
             if b"trailer" in fields:
                 raise refused("trailers are not taken")
-            if fields.get(b"content-encoding", b"identity").lower() != b"identity":
+            encoding = fields.get(b"content-encoding", b"identity").lower()
+            if encoding != b"identity" and not self.is_streamed(request):
                 raise refused("send the body uncompressed", Code.CONTENT_ENCODING)
             if b"expect" in fields:
                 if fields[b"expect"].lower() != b"100-continue":
                     raise refused("the only Expect understood is 100-continue")
                 expects_continue = not old
-        if length is not None and length > self._body_bytes:
+        if length is not None and length > self._body_bytes and not self.is_streamed(request):
             raise body_too_large(self._body_bytes)
         request.length = length
         request.keep_alive = keep_alive
@@ -318,74 +321,3 @@ def _check_host(fields: Mapping[bytes, bytes], old: bool) -> None:
             raise refused("HTTP/1.1 without a Host field")
     elif _HOST.fullmatch(host) is None:
         raise refused("the Host field is not one host")
-
-
-class Chunks:
-    """A chunked body in the making. `feed` until it returns what lies behind the body."""
-
-    __slots__ = ("_body", "_body_bytes", "_closing", "_due", "_extension_bytes", "_last", "_left")
-
-    def __init__(self, body_bytes: int) -> None:
-        self._body_bytes = body_bytes
-        self._body = bytearray()
-        self._left = bytearray()  #: read, not yet understood
-        self._due = 0  #: bytes of the current chunk still to come
-        self._closing = False  #: the CRLF behind a chunk's bytes is due
-        self._last = False
-        self._extension_bytes = 0
-
-    @property
-    def body(self) -> bytes:
-        return bytes(self._body)
-
-    def feed(self, data: bytes) -> bytes | None:
-        """None: there is more to come. Else the bytes after the body. Raises RequestRefused."""
-        left = self._left
-        left += data
-        position = 0
-        while True:
-            if self._due:
-                part = left[position : position + self._due]
-                self._body += part
-                position += len(part)
-                self._due -= len(part)
-                if self._due:
-                    break
-                self._closing = True
-            if self._closing:
-                ending = left[position : position + 2]
-                if not _LINE_END.startswith(ending):
-                    raise refused("a chunk is longer than its size")
-                if len(ending) < 2:
-                    break
-                position += 2
-                self._closing = False
-            line_end = left.find(b"\n", position)
-            if line_end < 0:
-                if len(left) - position > _MAX_CHUNK_LINE_BYTES:
-                    raise refused("a chunk size line is too long")
-                break
-            if line_end == position or left[line_end - 1] != 0x0D:
-                raise refused("a line between chunks ends with a bare LF")
-            line = bytes(left[position : line_end - 1])
-            position = line_end + 1
-            if self._last:
-                if line:
-                    raise refused("trailers are not taken")
-                return bytes(left[position:])
-            self._begin(line)
-        del left[:position]
-        return None
-
-    def _begin(self, line: bytes) -> None:
-        match = _CHUNK_LINE.fullmatch(line)
-        if match is None or len(match[1]) > _MAX_SIZE_DIGITS:
-            raise refused("a chunk does not begin with its size")
-        if match[2] is not None:
-            self._extension_bytes += len(match[2])
-            if self._extension_bytes > MAX_EXTENSION_BYTES:
-                raise refused(f"chunk extensions are longer than {MAX_EXTENSION_BYTES} bytes")
-        self._due = int(match[1], 16)
-        self._last = self._due == 0
-        if len(self._body) + self._due > self._body_bytes:
-            raise body_too_large(self._body_bytes)

@@ -2,8 +2,8 @@
 
     POST /v1/call/{fn}[/{key}][/{handler}]    GET /v1/state/{fn}/{key}    GET /errors/{code}
 
-and those of sending.py. What later releases bring is refused by name: a caller who asks for it must never
-be served without it.
+and those of sending.py and programs.py. What later releases bring is refused by name: a caller who asks
+for it must never be served without it.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from inversion.http.asked import (
 )
 from inversion.http.framing import HttpRequest
 from inversion.http.problem import problem, title
+from inversion.http.programs import Programs
 from inversion.http.sending import Sends
 from inversion.http.service import HttpResponse
 from inversion.messages import Condition, Once, Response, State, Step
@@ -37,11 +38,11 @@ from inversion.names import DEFAULT_HANDLER
 
 PATHS: Final = (
     "POST /v1/call/{function}[/{key}][/{handler}], GET /v1/state/{function}/{key}, "
-    "POST /v1/send/{function}[/{key}][/{handler}], GET /v1/output/{function}/{key or -}/{id}"
+    "POST /v1/send/{function}[/{key}][/{handler}], GET /v1/output/{function}/{key or -}/{id}, "
+    "ANY /v1/http/{function}/..."
 )
 
 _LATER_PATHS: Final = {
-    b"http": "/v1/http",
     b"events": "/v1/events",
 }
 
@@ -98,8 +99,10 @@ class Ingress:
         *,
         read_state: bool,
         tally: Callable[[Code], None] = lambda code: None,
+        programs: Programs | None = None,
     ) -> None:
         self._calls = calls
+        self._programs = programs  #: None: there are none here
         self._sends = sends  #: None: there are none here
         self._read_state = read_state
         self._tally = tally  #: told the code of every refusal and failure that is ours
@@ -114,6 +117,8 @@ class Ingress:
                 return await self._state(request, segments)
             if segments[2] in (b"send", b"output") and self._sends is not None:
                 return await self._outside(self._sends, request, segments)
+            if segments[2] == b"http" and self._programs is not None:
+                return self._programs.answer(request, segments)
             if segments[2] in _LATER_PATHS:
                 raise RequestRefused(Code.BAD_REQUEST, f"{_LATER_PATHS[segments[2]]} is not built yet")
         if len(segments) == 3 and segments[1] == b"errors":

@@ -25,8 +25,8 @@ import trio
 
 from inversion.errors import Code, RequestRefused
 from inversion.gate import Walk
-from inversion.http.connection import Connection, Phase
-from inversion.http.service import Application, Counters, Deadlines, Held, Service
+from inversion.http.connection import Connection
+from inversion.http.service import Application, Counters, Deadlines, Held, Phase, Service
 from inversion.observe.logs import get_logger
 from inversion.watch import Watch
 
@@ -181,11 +181,14 @@ class Server:
         deadlines: Deadlines | None = None,
         held: Held | None = None,
         shares: bool = False,
+        streamed: bytes | None = None,
     ) -> None:
-        """`held` is shared by the servers of a node. `shares`: other nodes accept from the same socket."""
+        """`held` is shared by the servers of a node. `shares`: other nodes accept from the same socket.
+        `streamed`: what the paths begin with whose bodies go on as they come."""
         self._most = connections
         self._most_accepts = _SHARED_ACCEPTS_PER_PASS if shares else _ACCEPTS_PER_PASS
         self._service = Service(application, watch, body_bytes, deadlines or Deadlines(), held or Held())
+        self._service.streamed = streamed
         self._connections: set[Connection] = set()
         self._gone = trio.Event()  #: the last connection has ended
         self._accepting = trio.CancelScope()
@@ -227,7 +230,7 @@ class Server:
                 nursery.cancel_scope.cancel()
         finally:
             listener.close()
-            for connection in self._connections:
+            for connection in tuple(self._connections):  # one whose socket is lent ends its walk
                 connection.close()
 
     def drain(self) -> None:

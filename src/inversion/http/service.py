@@ -6,7 +6,10 @@ An `Application` turns a request into a response; it is awaited by a walk, so it
 from __future__ import annotations
 
 import socket
+import struct
 from collections.abc import Callable
+from enum import Enum
+from http import HTTPStatus
 from math import inf
 from typing import Final, Protocol
 
@@ -20,6 +23,32 @@ from inversion.watch import Watch
 #: What each connection may hold of its request; a longer one counts (`Held`). Heads may be as long, and
 #: nearly all bodies are shorter: 10,000 connections may hold 160 MiB in this way.
 UNCOUNTED_BYTES: Final = MAX_HEAD_BYTES
+
+
+#: One read: a head, or a good piece of a body. Also what one client can make us hold ahead of its turn.
+READ_BYTES: Final = 64 << 10
+#: What is read and thrown away after a refusal, so that the answer is not lost to a reset (RFC 9112, 9.6).
+LINGER_BYTES: Final = 4 << 20
+#: SO_LINGER on, zero seconds: close sends a reset.
+RESET: Final = struct.pack("ii", 1, 0)
+
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+CLOSE: Final = b"Connection: close\r\n"
+KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
+STATUS_LINES: Final = {
+    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode("ascii") for status in HTTPStatus
+}
+
+
+class Phase(Enum):
+    """What a connection waits for."""
+
+    IDLE = "idle"
+    HEAD = "head"
+    BODY = "body"
+    CALL = "call"
+    SEND = "send"
+    LINGER = "linger"
 
 
 @attrs.define(slots=True, eq=False)
@@ -51,6 +80,7 @@ class Deadlines:
     body_s: float = 60.0  #: for the whole body
     body_begin_s: float = 10.0  #: for a body that does not come at all...
     body_bytes_per_s: int = 1 << 10  #: ...and a second more for each KiB: no modem was slower
+    collect_s: float = 1.0  #: for a chunked body whose length somebody wants to know
     idle_s: float = 75.0  #: between two requests: longer than the 60 s that load balancers keep
     send_s: float = 30.0  #: without taking a byte of the answer
     send_bytes_per_s: int = 16 << 10  #: and this much on average: a byte now and then is not enough
@@ -175,6 +205,7 @@ class Service:
     deadlines: Deadlines
     held: Held
     counters: Counters = attrs.field(factory=Counters)
+    streamed: bytes | None = None  #: a body for a path that begins with this goes on as it comes
     date_line: bytes = b""
     draining: bool = False
     departures: Departures = attrs.field(

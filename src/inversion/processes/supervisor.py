@@ -17,6 +17,7 @@ import trio
 
 from inversion.config import Config, Function, Mode
 from inversion.observe.metrics import Counters, FunctionCounters
+from inversion.processes.cgi_mode import CgiPool
 from inversion.processes.exec_mode import ExecPool
 from inversion.processes.lines_mode import LinesPool
 from inversion.processes.log_lines import LogLine
@@ -24,7 +25,7 @@ from inversion.processes.sandbox import Sandboxes
 from inversion.processes.spawners import Spawners
 from inversion.watch import Watch
 
-Pool = LinesPool | ExecPool
+Pool = LinesPool | ExecPool | CgiPool
 
 #: How often `drain` sweeps by itself.
 _SWEEP_S: Final = 0.05
@@ -163,6 +164,6 @@ class Supervisor:
             case Mode.EXEC:
                 return ExecPool(function, *parts)
             case Mode.CGI:
-                raise NotImplementedError("cgi is refused when the config is read")
+                return CgiPool(function, *parts)
             case _:
                 assert_never(function.mode)
