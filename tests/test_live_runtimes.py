@@ -25,6 +25,7 @@ SHIMS = [
     pytest.param("c", marks=pytest.mark.toolchain("cc")),
     pytest.param("cpp", marks=pytest.mark.toolchain("g++")),
     pytest.param("lua", marks=pytest.mark.toolchain("lua")),
+    pytest.param("jq", marks=pytest.mark.toolchain("jq")),
 ]
 
 
@@ -90,9 +91,9 @@ async def test_a_cart_is_filled_shown_and_checked_out(language, start_runtimes):
 @pytest.mark.toolchain("jq", "awk", "sed", "sort", "grep", "sha256sum")
 async def test_programs_nobody_wrote_for_us_are_functions(start_runtimes):
     async with start_runtimes() as node:
-        assert await answered(node, "counter-jq/k/add", 2) == (200, 2, '"1"')
-        assert await answered(node, "counter-jq/k/add", 3) == (200, 5, '"2"')
-        assert (await node.state("counter-jq/k")).body == b'{"count":5}'
+        assert await answered(node, "counter-jq-alone/k/add", 2) == (200, 2, '"1"')
+        assert await answered(node, "counter-jq-alone/k/add", 3) == (200, 5, '"2"')
+        assert (await node.state("counter-jq-alone/k")).body == b'{"count":5}'
         assert (await answered(node, "ping-sed"))[1] == "pong"
         digest = await node.call("sha256sum", b"hello\n")
         assert digest.body == b"5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03  -\n"

@@ -26,7 +26,10 @@ CODE = {
     f"Inversion\\serve(json_decode('{CRON}'));\n",
     "lua": "local shim = require 'shim'\nshim.handler('all', function() end)\n"
     f"shim.serve {{ cron = shim.json.decode '{CRON}' }}\n",
+    "jq": f'include "shim" {{search: "./"}};\nserve({{all: {{}}}}; {CRON}; {{}})\n',
 }
+
+PROGRAMS = {"python": [PYTHON], "jq": ["jq", "--unbuffered", "-ncf"]}
 
 
 @pytest.mark.parametrize(
@@ -39,6 +42,7 @@ CODE = {
         pytest.param("ruby", marks=pytest.mark.toolchain("ruby")),
         pytest.param("php", marks=pytest.mark.toolchain("php")),
         pytest.param("lua", marks=pytest.mark.toolchain("lua")),
+        pytest.param("jq", marks=pytest.mark.toolchain("jq")),
     ],
 )
 @pytest.mark.parametrize("declares", [True, False])
@@ -46,7 +50,7 @@ async def test_what_serve_is_given_is_declared(language: str, declares: bool, tm
     shutil.copytree(RUNTIMES / language, tmp_path, dirs_exist_ok=True)
     code = CODE[language] if declares else CODE[language].replace(CRON, "[]")
     (tmp_path / "function").write_text(code)
-    async with playing([PYTHON if language == "python" else language, "function"], tmp_path) as runtime:
+    async with playing([*PROGRAMS.get(language, [language]), "function"], tmp_path) as runtime:
         hello = read_hello(json.dumps(await runtime.hello()).encode())
     expected = {"nightly": Schedule("nightly", "0 4 * * *", handler="all", message=b'{"days":[1]}')}
     assert list(hello.cron.faults) == []

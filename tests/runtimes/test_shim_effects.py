@@ -268,6 +268,29 @@ handler("replied", function(ctx) return ctx.reply_to end)
 shim.serve()
 """
 
+JQ_CODE = """
+include "shim" {search: "./"};
+
+serve({all: {}, one: {}, fail: {}, crash: {}, peek: {reads_only: true}, replied: {}};
+  .message as $message
+  | if .ctx.handler == "all" then {effects: [
+      {send: {function: "payment", key: "o1", handler: "charge", message: {cents: 900}, reply_to: "charged"}},
+      {send: {handler: "remind", delay: "24h", name: "reminder"}},
+      {send: {function: "mail", key: null, handler: "letter", $message, at: "2026-11-24T02:11:00Z"}},
+      {cancel: {name: "reminder"}},
+      {forward: {function: "ledger", key: "eu", handler: "book", message: [null]}},
+      {publish: {topic: "orders", $message}},
+      {subscribe: {topic: "orders", handler: "on_order"}},
+      {unsubscribe: {topic: "orders"}},
+      {http: {url: "https://a.example/", body: {a: 1}, headers: {"x-a": "b"}, reply_to: "notified"}},
+      {http: {url: "https://a.example/", method: "GET"}}]}
+    elif .ctx.handler == "one" then {state: $message, effects: [{cancel: {name: $message}}]}
+    elif .ctx.handler == "fail" then {effects: [{cancel: {name: "a"}}]} | refuse("no"; "no"; 409)
+    elif .ctx.handler == "crash" then {effects: [{cancel: {name: "a"}}]} | error("no")
+    elif .ctx.handler == "peek" then {effects: [{cancel: {name: "a"}}]}
+    else {response: .ctx.reply_to} end)
+"""
+
 LANGUAGES = {
     "python": (["python3", "function"], "python/shim.py", PYTHON_CODE),
     "node": (["node", "function"], "node/shim.js", NODE_CODE),
@@ -276,6 +299,7 @@ LANGUAGES = {
     "ruby": (["ruby", "function"], "ruby/shim.rb", RUBY_CODE),
     "php": (["php", "function"], "php/shim.php", PHP_CODE),
     "lua": (["lua", "function"], "lua/shim.lua", LUA_CODE),
+    "jq": (["jq", "-nc", "--unbuffered", "-f", "function"], "jq/shim.jq", JQ_CODE),
 }
 
 
@@ -288,6 +312,7 @@ LANGUAGES = {
         pytest.param("ruby", marks=pytest.mark.toolchain("ruby")),
         pytest.param("php", marks=pytest.mark.toolchain("php")),
         pytest.param("lua", marks=pytest.mark.toolchain("lua")),
+        pytest.param("jq", marks=pytest.mark.toolchain("jq")),
     ]
 )
 def function(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Any]:
