@@ -15,6 +15,8 @@ The modules in reading order. A module imports only what stands above it in this
     config_file         reads inversion.toml; one sentence for each fault
     config_guess        how to run one file that has no inversion.toml
     shipped             where the files of runtimes/ are that ship with the code
+    conformance.cases   the cases of the conformance kit, as they stand in their files
+    conformance.matching  does a line answer what a case expects
     templates           a new function of a language, from what ships
     open_files          how many files we may open, and what we start
     ids                 request and turn ids
