@@ -30,7 +30,7 @@ import (
 	"time"
 )
 
-// Refused is the answer of a handler that says no: Status is 400 to 499, else 500. With Retry the host runs the message
+// Refused is the answer of a handler that says no: Status is 400 to 499 (400 if none is given), else 500. With Retry the host runs the message
 // again, a few times, before the caller sees it.
 type Refused struct {
 	Code    string `json:"code"`
@@ -52,32 +52,43 @@ type Context struct {
 	Meta                           map[string]any
 	ReplyTo                        string `json:"reply_to"` // of a reply: the id that a send had
 
-	state, old, change json.RawMessage // nil: there is none; of old: nobody took it; of change: keep
-	bound              any
-	deleted            bool
-	effects            []json.RawMessage
-	err                error
+	before, state json.RawMessage // nil: there is none
+	stored        bool
+	bound         any             // what State was given
+	seen          json.RawMessage // and what was in it then
+	effects       []json.RawMessage
+	err           error
 }
 
 // State reads the state into the variable that pointer points to, and leaves it as it is where there is no state. What is
 // in it when the handler returns, if that is something else, is the new state. A number in an `any` is a json.Number.
 func (ctx *Context) State(pointer any) {
+	ctx.look()
 	if ctx.state != nil {
 		decoder := json.NewDecoder(bytes.NewReader(ctx.state))
 		decoder.UseNumber()
 		ctx.fail(decoder.Decode(pointer))
 	}
-	ctx.bound, ctx.old = pointer, ctx.dump(pointer)
+	ctx.bound, ctx.seen = pointer, ctx.dump(pointer)
 }
 
 // Exists tells a state, null too, from none.
-func (ctx *Context) Exists() bool { return ctx.state != nil }
+func (ctx *Context) Exists() bool { ctx.look(); return ctx.state != nil }
+
+// look notices what the handler did to the variable it gave to State.
+func (ctx *Context) look() {
+	if ctx.bound != nil {
+		if text := ctx.dump(ctx.bound); !bytes.Equal(text, ctx.seen) {
+			ctx.state, ctx.seen, ctx.stored = text, text, true
+		}
+	}
+}
 
 // Put makes value the new state; nil makes it null.
-func (ctx *Context) Put(value any) { ctx.change, ctx.deleted, ctx.bound = ctx.dump(value), false, nil }
+func (ctx *Context) Put(value any) { ctx.state, ctx.stored, ctx.bound = ctx.dump(value), true, nil }
 
 // Delete leaves the entity without a state.
-func (ctx *Context) Delete() { ctx.change, ctx.deleted, ctx.bound = nil, true, nil }
+func (ctx *Context) Delete() { ctx.state, ctx.stored, ctx.bound = nil, false, nil }
 
 // Effect asks for send, cancel, forward, publish, subscribe, unsubscribe or http, with the fields of runtimes/README.md:
 // ctx.Effect("send", Fields{"handler": "remind", "delay": "24h", "name": "reminder"})
@@ -158,7 +169,7 @@ type answer struct {
 	Response json.RawMessage   `json:"response,omitempty"`
 	Error    any               `json:"error,omitempty"`
 	Effects  []json.RawMessage `json:"effects,omitempty"`
-	Answers  []answer          `json:"answers,omitempty"`
+	Answers  any               `json:"answers,omitempty"`
 	State    json.RawMessage   `json:"state,omitempty"`
 	Delete   bool              `json:"delete,omitempty"`
 	Changed  *bool             `json:"changed,omitempty"`
@@ -168,7 +179,7 @@ func (frame *frameIn) answer() answer {
 	if frame.Messages == nil {
 		return run(frame.ID, frame.State, frame.Message, frame.Ctx)
 	}
-	all, unchanged := answer{ID: frame.ID}, false
+	all, answers, unchanged := answer{ID: frame.ID}, []answer{}, false
 	for _, each := range frame.Messages {
 		var member frameIn
 		must(json.Unmarshal(each, &member))
@@ -179,13 +190,14 @@ func (frame *frameIn) answer() answer {
 			frame.State, all.State, all.Delete = one.State, one.State, one.Delete
 		}
 		one.State, one.Delete = nil, false
-		all.Answers = append(all.Answers, one)
+		answers = append(answers, one)
 	}
+	all.Answers = answers
 	return all
 }
 
 func run(id, state, message json.RawMessage, about ...json.RawMessage) answer {
-	ctx := &Context{Handler: "call", Attempt: 1, state: state}
+	ctx := &Context{Handler: "call", Attempt: 1, before: state, state: state}
 	for _, fields := range about { // of a turn: the frame's, then the message's
 		if fields != nil {
 			must(json.Unmarshal(fields, ctx))
@@ -195,10 +207,17 @@ func run(id, state, message json.RawMessage, about ...json.RawMessage) answer {
 	var refused *Refused
 	if !errors.As(err, &refused) {
 		if err == nil {
-			return answer{ID: id, Response: response, State: ctx.change, Delete: ctx.deleted, Effects: ctx.effects}
+			answer := answer{ID: id, Response: response, Effects: ctx.effects, Delete: ctx.deleted()}
+			if ctx.stored {
+				answer.State = ctx.state
+			}
+			return answer
 		}
 		log.Printf("handler %s: %v", ctx.Handler, err)
-		refused = &Refused{Code: "function_error", Message: "an error in handler " + ctx.Handler}
+		refused = &Refused{Code: "function_error", Message: "an error in handler " + ctx.Handler, Status: 500}
+	}
+	if refused.Status == 0 {
+		refused.Status = 400
 	}
 	text, err := dump(refused)
 	if err != nil {
@@ -225,19 +244,16 @@ func (ctx *Context) call(message json.RawMessage) (response json.RawMessage, err
 		return nil, err
 	}
 	response = ctx.dump(value)
-	if ctx.bound != nil {
-		if text := ctx.dump(ctx.bound); !bytes.Equal(text, ctx.old) {
-			ctx.change = text
-		}
-	}
-	ctx.deleted = ctx.deleted && ctx.state != nil
-	if asks := ctx.change != nil || ctx.deleted || ctx.effects != nil; asks && handler.ReadsOnly {
+	ctx.look()
+	if asks := ctx.stored || ctx.deleted() || ctx.effects != nil; asks && handler.ReadsOnly {
 		ctx.fail(errors.New("it is declared ReadsOnly: it changes no state and has no effects"))
 	} else if asks && ctx.Key == nil {
 		ctx.fail(&Refused{Code: "no_key", Message: "call it with a key: without one there is no state and no effect", Status: 400})
 	}
 	return response, ctx.err
 }
+
+func (ctx *Context) deleted() bool { return ctx.state == nil && ctx.before != nil }
 
 func dump(value any) (json.RawMessage, error) {
 	var text bytes.Buffer

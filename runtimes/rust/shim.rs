@@ -23,7 +23,7 @@ pub use serde_json::{json, Map, Value};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::io::{AsRawFd, FromRawFd};
 use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::{fmt, fs::File, process::exit};
+use std::{borrow::Cow, fmt, fs::File, process::exit};
 
 /// What a handler returns; `?` takes any error.
 pub type Answer = Result<Value, Box<dyn std::error::Error>>;
@@ -32,7 +32,7 @@ pub type Answer = Result<Value, Box<dyn std::error::Error>>;
 /// before the caller sees it.
 #[derive(Debug, Default)]
 pub struct Refused {
-    pub code: &'static str,
+    pub code: Cow<'static, str>,
     pub message: String,
     pub status: u16,
     pub details: Option<Value>,
@@ -41,7 +41,7 @@ pub struct Refused {
 
 impl Refused {
     pub fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
-        Refused { code, message: message.into(), status, ..Refused::default() }
+        Refused { code: code.into(), message: message.into(), status, ..Refused::default() }
     }
 }
 
@@ -61,7 +61,7 @@ pub struct Context {
     /// and `seed`: they are the same for all attempts.
     pub call: Map<String, Value>,
     stored: bool,
-    effects: Vec<Value>,
+    pub effects: Vec<Value>,
 }
 
 impl Context {
@@ -239,7 +239,8 @@ impl Service {
             }
             None => {
                 eprintln!("handler {}: {problem}", ctx.handler());
-                json!({ "code": "function_error", "message": format!("an error in handler {}", ctx.handler()) })
+                let message = format!("an error in handler {}", ctx.handler());
+                json!({ "code": "function_error", "message": message, "status": 500 })
             }
         };
         json!({ "id": id, "error": error })
