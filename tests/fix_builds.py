@@ -20,7 +20,7 @@ BUILD_S = 300.0  # a release build of Rust on two busy cores, with its libraries
 
 @attrs.frozen
 class Build:
-    """`{program}` is counter, cart or interpreter, `{main}` the same in capitals, `{out}` a folder of the language's own."""
+    """`{program}` is counter, cart or interpreter, `{main}` Counter, ..., `{out}` its own folder."""
 
     line: str
     command: str
