@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from inversion.conformance.cases import Act, Audience, BadCase, Step, load, read
+from inversion.conformance.cases import Act, Audience, BadCase, Need, Step, load, read
 from inversion.conformance.matching import difference
 
 CASE = b"""# requirement: STATE-KEEP
@@ -115,6 +115,33 @@ def test_an_error_has_the_code_that_is_wanted_or_any() -> None:
     assert difference(expecting("1 *", Act.ERROR), b'{"id":"1","response":1}') == "it is no error"
 
 
+def test_an_error_does_not_tell_what_is_for_the_log() -> None:
+    step = expecting("1 function_error without hush", Act.ERROR)
+    assert difference(step, b'{"id":"1","error":{"code":"function_error","message":"it failed"}}') is None
+    said = difference(step, b'{"id":"1","error":{"code":"function_error","message":"hush: it failed"}}')
+    assert said == "it tells 'hush', which is for the log"
+
+
+def test_a_case_is_for_programs_that_can_do_what_it_needs() -> None:
+    case = read("turns/two", CASE.replace(b"# for", b"# needs: batch integers-64\n# for"))
+    assert case.needs == {Need.BATCH, Need.INTEGERS_64}
+    assert case.lacking({}) is Need.BATCH
+    assert case.lacking({"batch": 64, "integers": 53}) is Need.INTEGERS_64
+    assert case.lacking({"batch": 64}) is None
+
+
+def test_contexts_need_not_be_written_out() -> None:
+    (step,) = read("a/b", b"# requirement: A\n# for: any\n# a\n> {%{each:look},%{ctx:run}}\n").steps
+    assert step.text.startswith('{"handler":"look","attempt":1,"now":"2026-')
+    assert ',{"function":"f","key":"k","version":3,"handler":"run",' in step.text
+
+
 def test_a_hello_is_one() -> None:
     assert difference(expecting("", Act.HELLO), b'{"hello":{}}') is None
+    wanted = expecting('{"handlers":{"look":{"reads_only":true}}}', Act.HELLO)
+    assert (
+        difference(wanted, b'{"hello":{"handlers":{"look":{"reads_only":true,"input":1},"run":{}}}}') is None
+    )
+    missing = difference(wanted, b'{"hello":{"handlers":{"look":{}}}}')
+    assert missing == "hello.handlers.look.reads_only is missing"
     assert difference(expecting("", Act.HELLO), b'{"id":"1"}') == "it is no hello"

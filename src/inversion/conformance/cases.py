@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Final
@@ -17,6 +17,14 @@ class Audience(Enum):
     ANY = "any"  #: whatever answers lines
     INTERPRETER = "interpreter"
     HOST = "host"
+
+
+class Need(Enum):
+    """What a hello must have said, or the host would never play that case."""
+
+    BATCH = "batch"  #: several messages in a frame
+    PIPELINE = "pipeline"  #: several frames at a time
+    INTEGERS_64 = "integers-64"
 
 
 class Act(Enum):
@@ -41,8 +49,13 @@ class Act(Enum):
 
 #: A case with one of these has a process of its own, from its first line to its last.
 _ALONE: Final = {Act.HELLO, Act.SEND_EOF, Act.SEND_TORN, Act.EXIT}
-_MACRO = re.compile(rb'%\{(?:"([^"]*)"\*(\d+)|0x((?:[0-9a-f]{2})+))\}')
-_HEADERS: Final = ("requirement", "for")
+_MACRO = re.compile(rb'%\{(?:"([^"]*)"\*(\d+)|0x((?:[0-9a-f]{2})+)|(ctx|each):([a-z-]*))\}')
+_HEADERS: Final = ("requirement", "for", "needs")
+#: What hosts say to every message of itself, in these cases.
+_EACH: Final = (
+    '"handler":"%s","attempt":1,"now":"2026-11-24T02:11:00.000Z","deadline":"2026-11-24T02:11:30.000Z",'
+    '"seed":"9f3a","meta":{}'
+)
 
 
 class BadCase(Exception):
@@ -71,6 +84,7 @@ class Case:
     audience: Audience
     sentence: str
     steps: Sequence[Step]
+    needs: frozenset[Need] = frozenset()
 
     @property
     def group(self) -> str:
@@ -80,6 +94,15 @@ class Case:
     def is_alone(self) -> bool:
         """Whether it needs a process that nothing else was said to, and nothing will be."""
         return any(step.act in _ALONE for step in self.steps)
+
+    def lacking(self, hello: Mapping[str, object]) -> Need | None:
+        """What a program with this hello ({}: it said none) need not be able to; None: play it."""
+        has = {
+            Need.BATCH: _number(hello, "batch", 1) > 1,
+            Need.PIPELINE: _number(hello, "pipeline", 1) > 1,
+            Need.INTEGERS_64: _number(hello, "integers", 64) >= 64,
+        }
+        return next((need for need in Need if need in self.needs and not has[need]), None)
 
 
 def load(folder: Path | None = None) -> list[Case]:
@@ -111,7 +134,7 @@ def read(name: str, content: bytes) -> Case:
                 sentence.append(line[1:].strip().decode())
         elif line:
             steps.append(_step(name, number, line))
-    if missing := [header for header in _HEADERS if header not in headers]:
+    if missing := [header for header in _HEADERS[:2] if header not in headers]:
         raise BadCase(f"{name}: it has no `# {missing[0]}: `")
     if not sentence or not steps:
         raise BadCase(
@@ -121,7 +144,11 @@ def read(name: str, content: bytes) -> Case:
         audience = Audience(headers["for"])
     except ValueError:
         raise BadCase(f"{name}: for {headers['for']!r} is none of any, interpreter, host") from None
-    return Case(name, headers["requirement"], audience, " ".join(sentence), tuple(steps))
+    try:
+        needs = frozenset(Need(word) for word in headers.get("needs", "").split())
+    except ValueError as error:
+        raise BadCase(f"{name}: needs: {error}") from None
+    return Case(name, headers["requirement"], audience, " ".join(sentence), tuple(steps), needs)
 
 
 def _lines(content: bytes) -> list[tuple[int, bytes]]:
@@ -151,7 +178,16 @@ def _step(name: str, number: int, line: bytes) -> Step:
 
 def _written_out(text: bytes) -> bytes:
     def replaced(found: re.Match[bytes]) -> bytes:
-        repeated, times, digits = found.groups()
+        repeated, times, digits, what, handler = found.groups()
+        if what is not None:
+            each = _EACH % handler.decode()
+            whole = f'{{"function":"f","key":"k","version":3,{each}}}' if what == b"ctx" else each
+            return whole.encode()
         return repeated * int(times) if digits is None else bytes.fromhex(digits.decode())
 
     return _MACRO.sub(replaced, text)
+
+
+def _number(hello: Mapping[str, object], name: str, without: int) -> int:
+    value = hello.get(name, without)
+    return value if isinstance(value, int) else without

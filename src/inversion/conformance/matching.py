@@ -32,10 +32,18 @@ def difference(step: Step, line: bytes) -> str | None:
         case Act.ANSWER:
             return _no_answer(step.text, frame)
         case Act.ERROR:
-            answered_id, _, code = step.text.partition(" ")
-            return _no_answer(answered_id, frame) or _no_error(code, frame)
+            answered_id, code, *without = step.text.split(" ", 3)
+            leaked = without[1:] and without[1] in line.decode()
+            return (
+                _no_answer(answered_id, frame)
+                or _no_error(code, frame)
+                or (f"it tells {without[1]!r}, which is for the log" if leaked else None)
+            )
         case Act.HELLO:
-            return None if isinstance(frame.get("hello"), dict) else "it is no hello"
+            hello = frame.get("hello")
+            if not isinstance(hello, dict):
+                return "it is no hello"
+            return _lacks(read(step.data), hello, "hello") if step.data else None
         case _:
             raise ValueError(f"{step.act} expects no line")
 
@@ -72,6 +80,18 @@ def unlike(wanted: object, found: object, where: str = "") -> str | None:
         same = type(wanted) is type(found) and wanted == found and _sign(wanted) == _sign(found)
         return None if same else f"{place} is {_shown(found)}, not {_shown(wanted)}"
     return next((fault for at, one, other in pairs if (fault := unlike(one, other, at))), None)
+
+
+def _lacks(wanted: object, found: object, where: str) -> str | None:
+    """Like `unlike`, but objects may have more fields."""
+    if not isinstance(wanted, dict) or not isinstance(found, dict):
+        return unlike(wanted, found, where)
+    for name, value in wanted.items():
+        if name not in found:
+            return f"{where}.{name} is missing"
+        if (fault := _lacks(value, found[name], f"{where}.{name}")) is not None:
+            return fault
+    return None
 
 
 def _sign(value: object) -> bool:
