@@ -5,7 +5,7 @@ journals, banks and lives in two languages, and run programs whose result is kno
 while. Entities talk by messages meanwhile, and in every snapshot of the database nothing of that is missing.
 Then everything is read once more and the whole history is checked: the versions are the order, and the
 order must be possible. Leaves report.json, report.md and, when something is wrong, the history and the
-nodes' logs in --out.
+nodes' logs in --out; the log of a node that ended badly is there as soon as it has.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="inversion-faults-"))
     postgres = Cluster(folder / "postgres").start()
     try:
-        campaign = Campaign(options, folder, postgres, postgres.conninfo)
+        campaign = Campaign(options, folder, postgres, postgres.conninfo, given.out)
         trio.run(campaign.run)
         report = report_of(campaign, Floors())
     finally:
@@ -55,8 +55,7 @@ def main() -> None:
     (given.out / "report.md").write_text(markdown(report))
     print(orjson.dumps(report, option=orjson.OPT_INDENT_2).decode())
     if report["wrong"]:
-        for file in (campaign.history, *folder.glob("n*/*.log")):
-            shutil.copy(file, given.out)
+        campaign.keep()
     shutil.rmtree(folder, ignore_errors=True)
     sys.exit(bool(report["wrong"]))
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import random
+import shutil
 import signal
 import sys
+import tempfile
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter_ns
@@ -59,8 +62,13 @@ class Options:
 
 
 class Campaign:
-    def __init__(self, options: Options, folder: Path, postgres: Cluster, database_url: str) -> None:
+    def __init__(
+        self, options: Options, folder: Path, postgres: Cluster, database_url: str, kept: Path | None = None
+    ) -> None:
+        """`kept` outlives the folder: for logs of bad ends, and for all when it fails; else a new one."""
         self.options = options
+        self.kept = kept or Path(tempfile.gettempdir()) / f"inversion-campaign-{uuid.uuid4().hex[:8]}"
+        self._folder = folder
         self.history = folder / "history.jsonl"
         self.tally = Tally()
         self.wrong: list[str] = []
@@ -77,6 +85,7 @@ class Campaign:
                 Wire(database_url, folder / name, self._dice.uniform),
                 program,
                 {**lease, "INVERSION_CLOCK_OFF_S": str(CLOCKS_OFF_S[number % len(CLOCKS_OFF_S)])},
+                self.kept if options.bug is None else None,
             )
             for number, name in enumerate(names)
         ]
@@ -128,11 +137,23 @@ class Campaign:
                         if (status := await node.end(signal.SIGTERM)) != 0:
                             self.wrong.append(f"{node.name} ended with {status}")
                     nursery.cancel_scope.cancel()
+        except BaseException:
+            self.keep()
+            raise
         finally:
             for node in self.nodes:
                 if node.process is not None and node.process.poll() is None:
                     node.process.kill()
                     node.process.wait()
+
+    def keep(self) -> None:
+        """The history and the logs of all lives of all nodes, and say where; a bug on purpose is no news."""
+        if self.options.bug is None:
+            self.kept.mkdir(parents=True, exist_ok=True)
+            for file in (self.history, *self._folder.glob("n*/*.log")):
+                if file.exists():
+                    shutil.copy(file, self.kept)
+            print(f"the history and the logs of the nodes are in {self.kept}", file=sys.stderr)
 
     def so_far(self) -> list[Operation]:
         """The history up to now: what is under way may have happened."""

@@ -1,9 +1,10 @@
 """Between a node and its PostgreSQL: forwards bytes, and cuts connections at commits and at leases.
 
-It learns from Parse messages which prepared statements write entities, and which only who has a message,
-whatever they are called. A cut is planned for the next ones that pass whole: lost before the server saw it,
-at once or after a while; lost after the server did it, a while later; delivered after the client was cut off
-and has moved on; cut while the server is at work on it; or held, so that the client hears nothing.
+It learns from Parse messages which prepared statements write entities, whatever they are called, which of
+those leave no record of a key and consume nothing, and which change only who has a message. A cut is planned
+for the next ones that pass whole: lost before the server saw it, at once or after a while; lost after the
+server did it, a while later; delivered after the client was cut off and has moved on; cut while the server is
+at work on it; or held, so that the client hears nothing.
 """
 
 from __future__ import annotations
@@ -24,11 +25,23 @@ SOCKET: Final = ".s.PGSQL.5432"
 _SYNC: Final = b"S\0\0\0\x04"
 _PARSE: Final = re.compile(rb"P....(inversion_\w+)\0([^\0]*)\0", re.DOTALL)
 _WRITES: Final = (b"INSERT INTO inversion.entity", b"UPDATE inversion.entity")
+#: What can be found again when the entity has moved on, by its record or by what it consumed.
+_TRACES: Final = (b"inversion.request", b"inversion.message")
 _LEASES: Final = (b"UPDATE inversion.message", b"UPDATE inversion.timer")
 BYTES: Final = 1 << 16
 #: Somebody holds the table for so long: less than what a commit waits for a lock.
 AT_WORK_S: Final = (0.05, 0.25)
+#: Those who ask another node have written twice meanwhile; less than most callers wait.
+OTHERS_S: Final = (0.6, 2.0)
 _LOCK: Final = "SET lock_timeout = 250; LOCK TABLE inversion.entity IN SHARE MODE"
+
+
+class Kind(Enum):
+    """Of what passes."""
+
+    COMMIT = "commit"
+    PLAIN_COMMIT = "commit that leaves no trace but the entity"
+    LEASE = "lease"
 
 
 class Cut(Enum):
@@ -38,13 +51,19 @@ class Cut(Enum):
     DELAYED = "commit delivered after the cut"
     AT_WORK = "commit cut while the server is at work on it"
     HELD = "commit's reply held"
+    PLAIN_REPLY_LOST = "commit without a trace lost after the server did it, and others go on"
     LEASE_REPLY_LOST = "lease lost after the server did it"
     LEASE_DELAYED = "lease delivered after the cut"
 
     @property
-    def of_leases(self) -> bool:
-        """Of messages: claimed, renewed, given back."""
-        return self in (Cut.LEASE_REPLY_LOST, Cut.LEASE_DELAYED)
+    def of(self) -> Kind:
+        match self:
+            case Cut.LEASE_REPLY_LOST | Cut.LEASE_DELAYED:
+                return Kind.LEASE  # of messages: claimed, renewed, given back
+            case Cut.PLAIN_REPLY_LOST:
+                return Kind.PLAIN_COMMIT
+            case _:
+                return Kind.COMMIT
 
 
 class Wire:
@@ -56,7 +75,7 @@ class Wire:
         self._server = f"{server['host']}/.s.PGSQL.{server.get('port') or 5432}"
         self._socket = folder / SOCKET
         self._roll = roll
-        self._names: tuple[set[bytes], set[bytes]] = set(), set()  #: of commits, and of leases
+        self._names: dict[Kind, set[bytes]] = {kind: set() for kind in Kind}
         self.url = make_conninfo(url, host=str(folder), port="5432")
         self.planned: Cut | None = None
         self.left = 0
@@ -76,7 +95,7 @@ class Wire:
     def _take(self, request: bytes) -> Cut | None:
         """The cut for what is about to pass."""
         self._learn(request)
-        if self.left == 0 or self.planned is None or not self._is_whole(request, self.planned.of_leases):
+        if self.left == 0 or self.planned is None or not self._is_whole(request, self.planned.of):
             return None
         self.left -= 1
         self.cuts[self.planned] += 1
@@ -120,6 +139,11 @@ class Wire:
                         with trio.move_on_after(5):
                             await server.receive_some(BYTES)
                         await trio.sleep(self._roll(0.0, 1.2) ** 2)  # the entity may move on meanwhile
+                        return False
+                    case Cut.PLAIN_REPLY_LOST:
+                        replies.cancel()
+                        await server.send_all(request)
+                        await trio.sleep(self._roll(*OTHERS_S))
                         return False
                     case Cut.HELD:
                         replies.cancel()
@@ -168,13 +192,15 @@ class Wire:
     def _learn(self, request: bytes) -> None:
         for name, text in _PARSE.findall(request):
             if any(write in text for write in _WRITES):
-                self._names[False].add(name)
+                self._names[Kind.COMMIT].add(name)
+                if not any(trace in text for trace in _TRACES):
+                    self._names[Kind.PLAIN_COMMIT].add(name)
             elif any(write in text for write in _LEASES):
-                self._names[True].add(name)
+                self._names[Kind.LEASE].add(name)
 
-    def _is_whole(self, request: bytes, lease: bool) -> bool:
-        """Whether these bytes are a whole commit, or a whole lease."""
-        names = self._names[lease]
+    def _is_whole(self, request: bytes, kind: Kind) -> bool:
+        """Whether these bytes are a whole one of that kind."""
+        names = self._names[kind]
         return request.endswith(_SYNC) and any(b"\0" + name + b"\0" in request for name in names)
 
 

@@ -56,6 +56,8 @@ def run(options: Options, postgres: Cluster) -> Found:
         begun_ns = perf_counter_ns()
         checked = trio.run(_run_until_found, campaign) or check_versions(read_history(campaign.history))
         talking = campaign.talking.wrong
+        if checked.failed or talking or campaign.wrong or campaign.faults.wrong:
+            campaign.keep()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     evident = [

@@ -25,6 +25,7 @@ MODELS: Final = ("register", "counter", "journal", "bank", "life", PROGRAM, DRAW
 START_S: Final = 60.0
 #: Long enough for a database to recover meanwhile, short enough that a call that hangs is seen.
 FUNCTION_TIMEOUT: Final = "2s"
+LAST_LINES: Final = 20  #: of a log
 #: Functions that talk: whatever befalls them, no message is ever given up.
 TALKING: Final = 'retry = { attempts = 1_000, pause = "20ms", longest_pause = "300ms" }'
 
@@ -77,6 +78,7 @@ class Node:
     wire: Wire
     program: Sequence[str] = ("-m", "inversion")
     environ: Mapping[str, str] = attrs.field(factory=dict)
+    kept: Path | None = None  #: what outlives the run's folder, for the logs of bad ends
     process: subprocess.Popen[bytes] | None = None
     url: str = ""
     admin_url: str = ""
@@ -144,7 +146,18 @@ class Node:
             while (status := self.process.poll()) is None:  # noqa: ASYNC110 (another process)
                 await trio.sleep(0.02)
         self.disturbed_ns = perf_counter_ns()
+        if status != (0 if how is signal.SIGTERM else -how):
+            self._keep_log(status)
         return status
+
+    def _keep_log(self, status: int) -> None:
+        """Of a bad end. Its last lines are printed: from elsewhere they are all that one sees."""
+        if self.kept is None:
+            return
+        self.kept.mkdir(parents=True, exist_ok=True)
+        log = Path(shutil.copy(self.log, self.kept))
+        last = b"".join(log.read_bytes().splitlines(keepends=True)[-LAST_LINES:]).decode(errors="replace")
+        print(f"{self.name} ended with {status}, its log is {log}, and ends with:\n{last}", file=sys.stderr)
 
     async def look(self) -> None:
         """Read its counters, if it answers."""
