@@ -1,9 +1,9 @@
 """What is done to nodes, functions, database and connections while the clients ask.
 
-Kinds come from a bag that is filled again when it is empty, so all fire about as often; in a short run the
-cuts of commits twice as often and more, in a long one the deaths of a node and of PostgreSQL eight times. Each
-is seen to have happened before it counts. It is over when each function of every node that it struck has
-answered a call that was sent after it; the next one waits for that.
+Kinds come from a bag that is filled again when it is empty, so all fire about as often; in a short run
+the cuts of commits twice as often and more, in a long one the deaths of a node and of PostgreSQL eight
+times. Each is seen to have happened before it counts. It is over when each function of every node that it
+struck has answered a call that was sent after it; the next one waits for that.
 """
 
 from __future__ import annotations

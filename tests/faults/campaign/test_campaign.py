@@ -61,7 +61,7 @@ async def test_the_log_of_a_node_that_ends_badly_outlives_the_run(
             node.process = subprocess.Popen(  # noqa: ASYNC220 (a millisecond)
                 ["sh", "-c", f"echo life {node.lives}; exit {status}"], stdout=log
             )
-        node.process.wait()  # noqa: ASYNC222
+        node.process.wait()
         assert await node.end(signal.SIGTERM) == status
     shutil.rmtree(folder)
     (kept,) = (tmp_path / "kept").iterdir()
