@@ -39,8 +39,7 @@ static bool run(struct shim *ctx, const char *name, json_object *argument, json_
   } else if (strcmp(name, "reply_ctx") == 0) {
     replace(response, json_object_get(shim_field(ctx, text_of(argument))));
   } else if (strcmp(name, "effect") == 0) {
-    if (!ctx->effects) ctx->effects = json_object_new_array();
-    json_object_array_add(ctx->effects, json_object_get(argument));
+    json_object_object_foreach(argument, operation, fields) shim_effect(ctx, operation, json_object_get(fields));
   } else if (strcmp(name, "fail") == 0) {
     json_object *status, *details;
     bool has_status = json_object_object_get_ex(argument, "status", &status);

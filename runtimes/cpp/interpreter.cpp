@@ -31,7 +31,7 @@ static void run(shim::Context& ctx, const std::string& name, const json& argumen
   } else if (name == "reply_ctx") {
     response = ctx.call.value(argument.get<std::string>(), json());
   } else if (name == "effect") {
-    ctx.effects.push_back(argument);
+    for (const auto& [operation, fields] : argument.items()) ctx.effect(operation, fields);
   } else if (name == "fail") {
     shim::Refused refused(argument.value("status", 500), argument.value("code", "failed"), argument.value("message", ""));
     if (argument.contains("details")) refused.details(argument["details"]);

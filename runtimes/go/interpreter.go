@@ -62,7 +62,13 @@ func do(ctx *Context, name string, argument json.RawMessage, response *any) erro
 	case "reply_ctx":
 		*response = field(ctx, text)
 	case "effect":
-		ctx.effects = append(ctx.effects, argument)
+		var effect map[string]json.RawMessage
+		if err := json.Unmarshal(argument, &effect); err != nil {
+			return err
+		}
+		for operation, fields := range effect {
+			ctx.Effect(operation, fields)
+		}
 	case "fail":
 		refused := &Refused{Code: "failed", Status: 500}
 		if err := json.Unmarshal(argument, refused); err != nil {

@@ -92,8 +92,8 @@ func (ctx *Context) Delete() { ctx.state, ctx.stored, ctx.bound = nil, false, ni
 
 // Effect asks for send, cancel, forward, publish, subscribe, unsubscribe or http, with the fields of runtimes/README.md:
 // ctx.Effect("send", Fields{"handler": "remind", "delay": "24h", "name": "reminder"})
-func (ctx *Context) Effect(operation string, fields Fields) {
-	ctx.effects = append(ctx.effects, ctx.dump(map[string]Fields{operation: fields}))
+func (ctx *Context) Effect(operation string, fields any) {
+	ctx.effects = append(ctx.effects, ctx.dump(Fields{operation: fields}))
 }
 
 // Fields are those of an effect.

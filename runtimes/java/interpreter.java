@@ -44,7 +44,7 @@ class Interpreter {
                 JsonElement field = ctx.call.get(argument.getAsString());
                 return field == null ? JsonNull.INSTANCE : field;
             }
-            case "effect" -> ctx.effects.add(argument);
+            case "effect" -> argument.getAsJsonObject().entrySet().forEach(each -> ctx.effect(each.getKey(), each.getValue()));
             case "fail" -> {
                 JsonObject error = argument.getAsJsonObject();
                 int status = error.has("status") ? error.get("status").getAsInt() : 500;

@@ -81,7 +81,7 @@ final class Shim {
         private final JsonElement old;
         private JsonElement state; // of both: null is absent
         private boolean stored;
-        final JsonArray effects = new JsonArray();
+        private final JsonArray effects = new JsonArray();
 
         private Context(JsonObject call, JsonElement state) {
             this.call = call;

@@ -36,7 +36,11 @@ fn run(ctx: &mut Context, name: &str, argument: &Value, response: &mut Value) ->
             }
         }
         "reply_ctx" => *response = ctx.call.get(text).cloned().unwrap_or_default(),
-        "effect" => ctx.effects.push(argument.clone()),
+        "effect" => {
+            for (operation, fields) in argument.as_object().ok_or("an effect is an object")? {
+                ctx.effect(operation, fields.clone());
+            }
+        }
         "fail" => {
             let field = |name: &str, default| argument[name].as_str().unwrap_or(default).to_string();
             return Err(Refused {

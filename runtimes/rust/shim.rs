@@ -61,7 +61,7 @@ pub struct Context {
     /// and `seed`: they are the same for all attempts.
     pub call: Map<String, Value>,
     stored: bool,
-    pub effects: Vec<Value>,
+    effects: Vec<Value>,
 }
 
 impl Context {
