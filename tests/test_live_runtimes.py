@@ -26,6 +26,7 @@ SHIMS = [
     pytest.param("cpp", marks=pytest.mark.toolchain("g++")),
     pytest.param("lua", marks=pytest.mark.toolchain("lua")),
     pytest.param("jq", marks=pytest.mark.toolchain("jq")),
+    pytest.param("awk", marks=pytest.mark.toolchain("gawk")),
 ]
 
 

@@ -25,6 +25,7 @@ RUBY = pytest.param("ruby", id="ruby", marks=pytest.mark.toolchain("ruby"))
 PHP = pytest.param("php", id="php", marks=pytest.mark.toolchain("php"))
 LUA = pytest.param("lua", id="lua", marks=pytest.mark.toolchain("lua"))
 JQ = pytest.param("jq", id="jq", marks=pytest.mark.toolchain("jq"))
+AWK = pytest.param("awk", id="awk", marks=pytest.mark.toolchain("gawk"))
 JQ_ALONE = pytest.param("jq-alone", id="jq-alone", marks=pytest.mark.toolchain("jq"))
 
 
@@ -108,7 +109,9 @@ CART: list[tuple[str, object, object, object]] = [
 ]
 
 
-@pytest.mark.parametrize("language", [PYTHON, NODE, BASH, PERL, RUBY, PHP, LUA, JQ, JQ_ALONE, *TOOLCHAINS])
+@pytest.mark.parametrize(
+    "language", [PYTHON, NODE, BASH, PERL, RUBY, PHP, LUA, AWK, JQ, JQ_ALONE, *TOOLCHAINS]
+)
 async def test_the_counter_is_the_same_in_every_language(language: str) -> None:
     async with playing(command(language, "counter")) as runtime:
         if language != "jq-alone":
@@ -119,7 +122,7 @@ async def test_the_counter_is_the_same_in_every_language(language: str) -> None:
         assert await runtime.leave() == 0
 
 
-@pytest.mark.parametrize("language", [PYTHON, NODE, BASH, PERL, RUBY, PHP, LUA, JQ, *TOOLCHAINS])
+@pytest.mark.parametrize("language", [PYTHON, NODE, BASH, PERL, RUBY, PHP, LUA, AWK, JQ, *TOOLCHAINS])
 async def test_the_cart_is_the_same_in_every_language(language: str) -> None:
     async with playing(command(language, "cart")) as runtime:
         hello = await runtime.hello()
@@ -134,7 +137,7 @@ async def test_the_cart_is_the_same_in_every_language(language: str) -> None:
         assert await runtime.leave() == 0
 
 
-@pytest.mark.parametrize("language", [PYTHON, NODE, BASH, PERL, RUBY, PHP, LUA, JQ, *TOOLCHAINS])
+@pytest.mark.parametrize("language", [PYTHON, NODE, BASH, PERL, RUBY, PHP, LUA, AWK, JQ, *TOOLCHAINS])
 async def test_out_of_stock_says_what_is_left(language: str) -> None:
     async with playing(command(language, "cart")) as runtime:
         await runtime.hello()
@@ -147,7 +150,7 @@ async def test_out_of_stock_says_what_is_left(language: str) -> None:
         }
 
 
-@pytest.mark.parametrize("language", [PYTHON, NODE, PERL, RUBY, PHP, LUA, JQ, *TOOLCHAINS])
+@pytest.mark.parametrize("language", [PYTHON, NODE, PERL, RUBY, PHP, LUA, AWK, JQ, *TOOLCHAINS])
 async def test_a_hot_counter_takes_a_turn_of_several_messages(language: str) -> None:
     async with playing(command(language, "counter")) as runtime:
         assert (await runtime.hello())["batch"] == 64

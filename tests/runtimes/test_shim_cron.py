@@ -27,9 +27,10 @@ CODE = {
     "lua": "local shim = require 'shim'\nshim.handler('all', function() end)\n"
     f"shim.serve {{ cron = shim.json.decode '{CRON}' }}\n",
     "jq": f'include "shim" {{search: "./"}};\nserve({{all: {{}}}}; {CRON}; {{}})\n',
+    "awk": f'BEGIN {{ handler("all", "all"); serve({json.dumps(CRON)}) }}\nfunction all() {{}}\n',
 }
 
-PROGRAMS = {"python": [PYTHON], "jq": ["jq", "--unbuffered", "-ncf"]}
+PROGRAMS = {"awk": ["sh", "run.sh"], "python": [PYTHON], "jq": ["jq", "--unbuffered", "-ncf"]}
 
 
 @pytest.mark.parametrize(
@@ -43,12 +44,15 @@ PROGRAMS = {"python": [PYTHON], "jq": ["jq", "--unbuffered", "-ncf"]}
         pytest.param("php", marks=pytest.mark.toolchain("php")),
         pytest.param("lua", marks=pytest.mark.toolchain("lua")),
         pytest.param("jq", marks=pytest.mark.toolchain("jq")),
+        pytest.param("awk", marks=pytest.mark.toolchain("gawk")),
     ],
 )
 @pytest.mark.parametrize("declares", [True, False])
 async def test_what_serve_is_given_is_declared(language: str, declares: bool, tmp_path: Path) -> None:
     shutil.copytree(RUNTIMES / language, tmp_path, dirs_exist_ok=True)
-    code = CODE[language] if declares else CODE[language].replace(CRON, "[]")
+    code = (
+        CODE[language] if declares else CODE[language].replace(CRON, "[]").replace(json.dumps(CRON), '"[]"')
+    )
     (tmp_path / "function").write_text(code)
     async with playing([*PROGRAMS.get(language, [language]), "function"], tmp_path) as runtime:
         hello = read_hello(json.dumps(await runtime.hello()).encode())

@@ -291,6 +291,40 @@ serve({all: {}, one: {}, fail: {}, crash: {}, peek: {reads_only: true}, replied:
     else {response: .ctx.reply_to} end)
 """
 
+AWK_CODE = r"""
+BEGIN {
+  handler("all", "all"); handler("one", "one"); handler("fail", "fail")
+  handler("crash", "crash"); handler("peek", "peek", "reads_only"); handler("replied", "replied")
+  serve()
+}
+function s(text) { return json_string(text) }
+function all(    charge, at, url) {
+  charge = json_object("function", s("payment"), "key", s("o1"), "handler", s("charge"), \
+    "reply_to", s("charged"))
+  effect("send", json_set(charge, "message", "{\"cents\": 900}"))
+  effect("send", json_object("handler", s("remind"), "delay", s("24h"), "name", s("reminder")))
+  at = s("2026-11-24T02:11:00Z")
+  effect("send", json_set(json_object("function", s("mail"), "key", "null", \
+    "handler", s("letter"), "at", at), "message", MESSAGE))
+  effect("cancel", json_object("name", s("reminder")))
+  effect("forward", json_object("function", s("ledger"), "key", s("eu"), "handler", s("book"), \
+    "message", "[null]"))
+  effect("publish", json_object("topic", s("orders"), "message", MESSAGE))
+  effect("subscribe", json_object("topic", s("orders"), "handler", s("on_order")))
+  effect("unsubscribe", json_object("topic", s("orders")))
+  url = s("https://a.example/")
+  effect("http", json_object("url", url, "body", "{\"a\": 1}", "headers", "{\"x-a\":\"b\"}", \
+    "reply_to", s("notified")))
+  effect("http", json_object("url", url, "method", s("GET")))
+}
+function cancel(name) { effect("cancel", json_object("name", name)) }
+function one() { cancel(MESSAGE); put(MESSAGE) }
+function fail() { cancel(s("a")); refuse("no", "no", 409) }
+function crash() { cancel(s("a")); bug("no") }
+function peek() { cancel(s("a")) }
+function replied() { answer(ctx("reply_to") == "" ? "null" : s(ctx("reply_to"))) }
+"""
+
 LANGUAGES = {
     "python": (["python3", "function"], "python/shim.py", PYTHON_CODE),
     "node": (["node", "function"], "node/shim.js", NODE_CODE),
@@ -299,6 +333,7 @@ LANGUAGES = {
     "ruby": (["ruby", "function"], "ruby/shim.rb", RUBY_CODE),
     "php": (["php", "function"], "php/shim.php", PHP_CODE),
     "lua": (["lua", "function"], "lua/shim.lua", LUA_CODE),
+    "awk": (["sh", "run.sh", "function"], "awk/shim.awk", AWK_CODE),
     "jq": (["jq", "-nc", "--unbuffered", "-f", "function"], "jq/shim.jq", JQ_CODE),
 }
 
@@ -313,6 +348,7 @@ LANGUAGES = {
         pytest.param("php", marks=pytest.mark.toolchain("php")),
         pytest.param("lua", marks=pytest.mark.toolchain("lua")),
         pytest.param("jq", marks=pytest.mark.toolchain("jq")),
+        pytest.param("awk", marks=pytest.mark.toolchain("gawk")),
     ]
 )
 def function(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Any]:
