@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -71,7 +72,9 @@ func do(ctx *Context, name string, argument json.RawMessage, response *any) erro
 		}
 	case "fail":
 		refused := &Refused{Code: "failed", Status: 500}
-		if err := json.Unmarshal(argument, refused); err != nil {
+		decoder := json.NewDecoder(bytes.NewReader(argument))
+		decoder.UseNumber()
+		if err := decoder.Decode(refused); err != nil {
 			return err
 		}
 		return refused

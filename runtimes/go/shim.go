@@ -30,8 +30,8 @@ import (
 	"time"
 )
 
-// Refused is the answer of a handler that says no: Status is 400 to 499 (400 if none is given), else 500. With Retry the host runs the message
-// again, a few times, before the caller sees it.
+// Refused is the answer of a handler that says no. Status is 400 to 499, 400 if none is given; else it is a 500. With Retry
+// the host runs the message again, a few times, before the caller sees it.
 type Refused struct {
 	Code    string `json:"code"`
 	Message string `json:"message"`
@@ -49,7 +49,7 @@ type Context struct {
 	Version                        uint64  // of the state, before this turn
 	Attempt                        int
 	Now, Deadline                  time.Time
-	Meta                           map[string]any
+	Meta                           map[string]json.RawMessage
 	ReplyTo                        string `json:"reply_to"` // of a reply: the id that a send had
 
 	before, state json.RawMessage // nil: there is none
@@ -280,8 +280,6 @@ func must(err error) {
 
 // takeStdio moves the protocol to private descriptors; prints and child processes get stderr and /dev/null.
 func takeStdio() (*os.File, *os.File) {
-	syscall.ForkLock.RLock()
-	defer syscall.ForkLock.RUnlock()
 	in, _ := syscall.Dup(0)
 	out, _ := syscall.Dup(1)
 	syscall.CloseOnExec(in)
