@@ -70,6 +70,8 @@ def test_every_case_that_ships_can_be_read() -> None:
         ('{"id":"1","response":"..."}', '{"id":"1","response":{"a":[1]}}'),
         ('{"id":"1","response":"\\u00fc"}', '{"id":"1","response":"ü"}'),
         ('{"id":"1","response":[1,{"a":null}]}', ' {"id":"1", "response":[1, {"a":null}]} \r'),
+        ('{"n":[0.1,-0]}', '{"n":[0.10000000000000001,-0.0]}'),
+        ('{"error":{"code":"a","...":"..."}}', '{"error":{"code":"a","message":"m","retry":false}}'),
         ('{"a":123456789012345678901234567890}', '{"a":123456789012345678901234567890}'),
     ],
 )
@@ -89,6 +91,8 @@ def test_frames_are_the_same_whatever_their_spelling(wanted: str, found: str) ->
         ('{"n":0}', '{"n":false}', "n is false, not 0"),
         ('{"n":[1,2]}', '{"n":[1]}', "n has 1 elements, not 2"),
         ('{"n":[{"a":1}]}', '{"n":[{"a":2}]}', "n[0].a is 2, not 1"),
+        ('{"n":{"a":1,"...":"..."}}', '{"n":{"b":1}}', "n.a is missing"),
+        ('{"n":0.1}', '{"n":0.2}', "n is 0.2, not 0.1"),
         ('{"n":1}', "[1]", "it is no object"),
         ('{"n":1}', "done.", "it is not JSON"),
         ('{"n":1}', '{"n":NaN}', "NaN is no JSON"),

@@ -1,6 +1,7 @@
 """Does a line answer what was expected? Pure: bytes and an expectation -> a sentence, or None when it does.
 
-Frames are compared as JSON values; numbers by their exact value, so that 2^53+1 is not 2^53 and 1.0 is 1.
+Frames are compared as JSON values. Whole numbers by their exact value, so that 2^53+1 is not 2^53, and 1.0
+is 1; those with a fraction or an exponent as doubles, whose decimals are the language's business.
 """
 
 from __future__ import annotations
@@ -8,11 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from decimal import Decimal
+from math import copysign
 from typing import Final
 
 from inversion.conformance.cases import Act, Step
 
-#: Stands for any value.
+#: Stands for any value; as a field's name, for fields that nobody named.
 ANYTHING: Final = "..."
 #: Of the code of an error.
 _ANY_CODE: Final = "*"
@@ -51,7 +53,7 @@ def difference(step: Step, line: bytes) -> str | None:
 def read(text: bytes) -> object:
     """JSON with its numbers exact. Raises ValueError."""
     found: object = json.loads(
-        text.decode("utf-8"), parse_int=Decimal, parse_float=Decimal, parse_constant=_refuse
+        text.decode("utf-8"), parse_int=Decimal, parse_float=float, parse_constant=_refuse
     )
     return found
 
@@ -62,13 +64,14 @@ def unlike(wanted: object, found: object, where: str = "") -> str | None:
         return None
     place = where or "it"
     if isinstance(wanted, dict) and isinstance(found, dict):
-        for name in wanted:
+        named = [name for name in wanted if name != ANYTHING]
+        for name in named:
             if name not in found:
                 return f"{_inside(where, name)} is missing"
         for name in found:
-            if name not in wanted:
+            if name not in wanted and ANYTHING not in wanted:
                 return f"{_inside(where, name)} is too much"
-        pairs = ((_inside(where, name), wanted[name], found[name]) for name in wanted)
+        pairs = ((_inside(where, name), wanted[name], found[name]) for name in named)
     elif isinstance(wanted, list) and isinstance(found, list):
         if len(wanted) != len(found):
             return f"{place} has {len(found)} elements, not {len(wanted)}"
@@ -77,8 +80,7 @@ def unlike(wanted: object, found: object, where: str = "") -> str | None:
             for index, (one, other) in enumerate(zip(wanted, found, strict=True))
         )
     else:
-        same = type(wanted) is type(found) and wanted == found and _sign(wanted) == _sign(found)
-        return None if same else f"{place} is {_shown(found)}, not {_shown(wanted)}"
+        return None if _is_same(wanted, found) else f"{place} is {_shown(found)}, not {_shown(wanted)}"
     return next((fault for at, one, other in pairs if (fault := unlike(one, other, at))), None)
 
 
@@ -94,9 +96,12 @@ def _lacks(wanted: object, found: object, where: str) -> str | None:
     return None
 
 
-def _sign(value: object) -> bool:
-    """JSON has a -0, and doubles too; an answer may not lose it."""
-    return isinstance(value, Decimal) and value.is_signed()
+def _is_same(wanted: object, found: object) -> bool:
+    if isinstance(wanted, float) and isinstance(found, float | Decimal):
+        return wanted == float(found) and copysign(1, wanted) == copysign(1, found)
+    if isinstance(wanted, Decimal) and isinstance(found, float | Decimal):
+        return wanted == found
+    return type(wanted) is type(found) and wanted == found
 
 
 def _no_answer(answered_id: str, frame: Mapping[str, object]) -> str | None:
