@@ -8,6 +8,7 @@ clockwork         random programs for clocks, and what is to ring
 snapshots         all of that in one snapshot of the database, and what must be true of it
 insisting         a call until it is answered
 outside           messages from outside and questions that are handed on
+naps              who sleeps while messages for it come and go
 talking           asks and looks, and sees it all to its end
 nodes             `inversion serve`, some of them on one database, started again when they end
 clients           HTTP clients that write the history

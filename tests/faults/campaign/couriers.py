@@ -77,7 +77,39 @@ def hop(ctx, message):
 
 @handler
 def join(ctx, message):
-    ctx.subscribe(message["topic"], "hear")
+    ctx.subscribe(message["topic"], message.get("handler", "hear"))
+
+
+@handler(reads_only=True)
+def nap(_ctx, nap_s):
+    time.sleep(nap_s)
+
+
+@handler
+def arm(ctx, message):
+    ctx.send(key=message["to"], handler="alarm", message={}, name="alarm", delay="1ms")
+
+
+@handler
+def alarm(ctx, _message):
+    """It may have been cancelled too late."""
+    state = napper(ctx)
+    ctx.state = {**state, "alarms": state["alarms"] + 1}
+
+
+@handler
+def tell(ctx, message):
+    """What is published stands before what is sent, and comes later."""
+    ctx.state = {"told": (ctx.state or {"told": 0})["told"] + 1}
+    ctx.cancel("alarm")
+    ctx.publish(ctx.key, {"by": "paper"})
+    ctx.send(key=message["to"], handler="awake", message={"by": "direct"})
+
+
+@handler
+def awake(ctx, message):
+    state = napper(ctx)
+    ctx.state = {**state, message["by"]: state[message["by"]] + 1}
 
 
 @handler
@@ -182,6 +214,10 @@ def account(ctx):
 
 def mailbox(ctx):
     return ctx.state or {"poked": 0, "asked": 0, "wrong": []}
+
+
+def napper(ctx):
+    return ctx.state or {"direct": 0, "paper": 0, "alarms": 0}
 
 
 def clock(ctx):

@@ -126,9 +126,9 @@ def write(lines: Sequence[str]) -> None:
     DOCUMENT.write_text(f"{above}{BEGIN}\n\n" + "\n".join(lines) + f"\n\n{END}{below}")
 
 
-def replaced(rows: Sequence[str], command: str) -> list[str]:
-    """The lines of the document's table with these rows instead of their older ones, all counted again."""
-    lines = DOCUMENT.read_text().partition(BEGIN)[2].partition(END)[0].strip().splitlines()
+def replaced(document: str, rows: Sequence[str], command: str) -> list[str]:
+    """The lines of its table with these rows instead of their older ones, all counted again."""
+    lines = document.partition(BEGIN)[2].partition(END)[0].strip().splitlines()
     places = {_name(line): place for place, line in enumerate(lines) if line.startswith("| ")}
     for new in rows:
         if _name(new) not in places:  # a bug that was not there when the table was made
@@ -170,6 +170,7 @@ def main() -> None:
     print("\n".join(begun), flush=True)
     some = given.only_bugs or set(given.bugs) != set(BUGS)
     bugs: list[str | None] = [*([] if given.only_bugs else [None]), *given.bugs]
+    document = DOCUMENT.read_text()
     results: dict[str | None, list[Found]] = {}
     folder = Path(tempfile.mkdtemp(prefix="inversion-detect-"))
     postgres = Cluster(folder / "postgres").start()
@@ -180,14 +181,14 @@ def main() -> None:
             results[bug] = [run(each, postgres) for each in options]
             print(row(bug, results[bug]), flush=True)
             # After each row, so that a run that is cut short leaves what it has.
-            if given.write and not some:
-                rows = [row(*result) for result in results.items()]
+            rows = [row(*result) for result in results.items()]
+            if given.write and some:
+                write(replaced(document, rows, command))
+            elif given.write:
                 write([*begun, *rows, "", summary(results, bugs[len(results) :])])
     finally:
         postgres.stop()
         shutil.rmtree(folder, ignore_errors=True)
-    if given.write and some:
-        write(replaced([row(*result) for result in results.items()], command))
     print("", summary(results, []), sep="\n")
     sys.exit(not all(_as_it_should(*result) for result in results.items()))
 

@@ -39,16 +39,19 @@ class Insisting:
         answer = await self.request(path, asked)
         return None if answer is None else orjson.loads(answer.body)
 
-    async def request(self, path: str, asked: object, good: int = 200) -> Answer | None:
+    async def request(
+        self, path: str, asked: object, good: int = 200, door: Door | None = None
+    ) -> Answer | None:
         self._calls += 1
         fields = b"Content-Type: application/json", f"Idempotency-Key: call{self._calls}".encode()
-        return await self.raw(post(path.encode(), orjson.dumps(asked), *fields), good)
+        return await self.raw(post(path.encode(), orjson.dumps(asked), *fields), good, door=door)
 
-    async def raw(self, request: bytes, *good: int) -> Answer | None:
-        """The same bytes until they are answered."""
+    async def raw(self, request: bytes, *good: int, door: Door | None = None) -> Answer | None:
+        """The same bytes until they are answered, at `door` first."""
         while True:
-            doors = [door for door in self._doors if door.up] or list(self._doors)
-            answer = await _exchange(self._dice.choice(doors), request)
+            doors = [each for each in self._doors if each.up] or list(self._doors)
+            answer = await _exchange(door if door in doors else self._dice.choice(doors), request)
+            door = None
             if answer is not None and answer.status in good:
                 return answer
             if answer is not None and 300 <= answer.status < 500 and answer.status not in _NOT_NOW:

@@ -33,7 +33,7 @@ _FUNCTION = """
 [functions.{name}]
 command = ["{program}", "{file}"]
 timeout = "{timeout}"
-processes = {{ min = 1, max = 2 }}
+processes = {{ min = 1, max = {processes} }}
 state = {state}
 sandbox = "none"  # as root serve refuses what an account of its own cannot read: the tests' Python
 """
@@ -58,11 +58,17 @@ def write_functions(folder: Path) -> list[str]:
             program=program,
             file=file,
             timeout=FUNCTION_TIMEOUT,
+            processes=2,
             state=str(not name.startswith(DRAW)).lower(),
         )
     shutil.copy(here / "couriers.py", folder)
     toml += _FUNCTION.format(
-        name="courier-py", program=sys.executable, file="couriers.py", timeout=FUNCTION_TIMEOUT, state="true"
+        name="courier-py",
+        program=sys.executable,
+        file="couriers.py",
+        timeout=FUNCTION_TIMEOUT,
+        processes=5,  # three nap
+        state="true",
     )
     toml += TALKING
     (folder / "inversion.toml").write_text(toml)

@@ -33,6 +33,7 @@ TALKING: Final = (
     "sends",
     "outputs",
     "forwards",
+    "naps",
 )
 
 

@@ -19,6 +19,7 @@ import psycopg
 import trio
 from tests.faults.campaign.clockwork import program_of
 from tests.faults.campaign.insisting import Door, Insisting
+from tests.faults.campaign.naps import Naps
 from tests.faults.campaign.outside import Outside
 from tests.faults.campaign.snapshots import (
     FUNCTION,
@@ -87,6 +88,7 @@ class Talking:
         self._dice = random.Random(f"talking {run}")
         self._insisting = Insisting(doors, self._dice, self._note)
         self._outside = Outside(self._insisting, run, self._dice)
+        self._naps = Naps(self._insisting, doors, run, self._dice)
         self._hops = hops
         self._look_s = look_s
         self._cast = Cast(
@@ -94,7 +96,7 @@ class Talking:
             [f"{run}-spreader-{number}" for number in range(SPREADERS)],
             [f"crowd-{number}" for number in range(crowd)],
             publishers=[f"{run}-publisher"],
-            others=self._outside.keys,
+            others=[*self._outside.keys, *self._naps.keys],
         )
         self._asked: Counter[str] = Counter()
         self._payments: list[Payment] = []
@@ -119,6 +121,8 @@ class Talking:
                     asking.start_soon(self._publish, stop)
                     asking.start_soon(self._outside.send_for_ever, stop)
                     asking.start_soon(self._outside.forward_for_ever, stop)
+                    for napper in self._naps.nappers:
+                        asking.start_soon(self._naps.tell_for_ever, napper, stop)
             nursery.cancel_scope.cancel()
 
     async def drain(self) -> None:
@@ -163,6 +167,7 @@ class Talking:
             if heard != self._told:
                 yield f"{key} has heard {heard}, and was told {dict(self._told)}"
         yield from self._outside.unlike_asked(snapshot)
+        yield from self._naps.unlike_asked(snapshot)
         for key, state in self._left.items():
             if snapshot.states.get(key) != state:
                 yield f"{key} had ended, and has changed: {snapshot.states.get(key)} after {state}"
@@ -251,11 +256,12 @@ class Talking:
                 return None
             self.counts["snapshots"] += 1
             self.counts["seen under way"] += snapshot.under_way
-            self.counts |= self._outside.counts
+            self.counts |= self._outside.counts | self._naps.counts
             for sentence in (
                 *faults_of(snapshot, cast),
                 *strangers(snapshot, self._cast.keys),
                 *self._outside.faults_of(snapshot, acknowledged),
+                *self._naps.faults_of(snapshot),
             ):
                 self._note(sentence)
             self._dismiss(snapshot, cast, asked)
