@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from time import perf_counter
@@ -40,6 +40,12 @@ class _Calls:
         return self.functions[name]
 
 
+async def until(happened: Callable[[], bool]) -> None:
+    """Look until it is so; the caller has the timeout."""
+    while not happened():  # noqa: ASYNC110 (another process makes it so)
+        await trio.sleep(0.005)
+
+
 @attrs.define
 class CgiDoor:
     """A server with nothing but CGI programs behind it."""
@@ -66,10 +72,17 @@ class CgiDoor:
         assert isinstance(pool, CgiPool)
         return pool
 
+    async def running(self) -> None:
+        """Wait until a process runs."""
+        await until(lambda: self.pool().in_flight > 0)
+
+    async def crowded(self) -> None:
+        """Wait until a request waits for a process."""
+        await until(lambda: self.pool().waiting > 0)
+
     async def quiet(self) -> None:
         """Wait until no process runs."""
-        while any(pool.in_flight for pool in self.supervisor.pools.values()):  # noqa: ASYNC110 (others do it)
-            await trio.sleep(0.005)
+        await until(lambda: not any(pool.in_flight for pool in self.supervisor.pools.values()))
 
 
 def shell(folder: Path, script: str, name: str = "fn", **settings: object) -> Function:

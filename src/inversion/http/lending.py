@@ -24,7 +24,7 @@ from inversion.watch import Interrupted
 
 #: Read at a time from a client; also what is held of its body.
 _READ_BYTES: Final = 256 << 10
-_GONE: Final = select.POLLHUP | select.POLLERR
+_GONE: Final = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 
 
 @attrs.define(slots=True, eq=False)
@@ -140,8 +140,7 @@ class Lent:
     def left(self) -> bool:
         poll = select.poll()
         poll.register(self._socket, select.POLLRDHUP)
-        gone = _GONE | select.POLLRDHUP if self.body_done else _GONE
-        return any(event & gone for _, event in poll.poll(0))
+        return any(event & _GONE for _, event in poll.poll(0))
 
     def begin(
         self, status: int, reason: bytes, fields: bytes, *, has_body: bool, length: int | None

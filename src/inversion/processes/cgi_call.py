@@ -23,7 +23,7 @@ from inversion.processes.log_lines import LogLine
 from inversion.protocol.cgi import AnswerHead, BadAnswer, HeadReader
 from inversion.watch import READABLE, WRITABLE, Watch
 
-#: A client that closed its side has left. Only of interest once its body is here.
+#: A client that closed its sending side has left: most that do so have closed the other side too.
 _LEFT: Final = select.EPOLLRDHUP
 #: A client is waited for as long as the function's timeout in all, and a second more for each KiB that it
 #: sends or takes: a byte now and then does not keep a process for ever.
@@ -183,7 +183,7 @@ class CgiCall:
         """What is of interest of the socket just now."""
         if not self._talking:
             return
-        what = _LEFT if self._client.body_done else 0
+        what = _LEFT
         if self._hungry:
             what |= READABLE
         if self._out:
