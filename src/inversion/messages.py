@@ -102,8 +102,11 @@ class Delivery:
     @property
     def outside(self) -> bool:
         """Sent by nobody who could get an answer: the answer is kept for whoever asks."""
-        function, _, key = self.sender.partition("/")
-        return function == "-" or key == "-"  # a timer that came by /v1/send is of an entity without a key
+        sender = self.sender
+        if sender[:2] == "-/":
+            return True
+        # a timer that came by /v1/send is of an entity without a key
+        return sender[-2:] == "/-" and sender.partition("/")[2] == "-"
 
 
 @attrs.define(slots=True, eq=False)

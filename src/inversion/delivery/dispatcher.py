@@ -66,6 +66,7 @@ class _Held:
     """A message that this node has."""
 
     delivery: Delivery
+    pace: Pace  #: of its function
     held_s: float
     renewed_s: float
     request: Request | None = None
@@ -256,9 +257,9 @@ class Dispatcher:
     def _deliver(self, delivery: Delivery, now_s: float) -> None:
         """To its mailbox, or back to where it came from."""
         name = delivery.target.function
-        held = _Held(delivery, now_s, now_s)
-        self._held[held] = None
         pace = self._pace(name)
+        held = _Held(delivery, pace, now_s, now_s)
+        self._held[held] = None
         pace.held += 1
         function = self._function(name)
         if function is None or self._draining or pace.held > pace.limit:
@@ -322,13 +323,13 @@ class Dispatcher:
         counters = self._counters
         if error is None:
             counters.messages_delivered += 1
-            self._pace(held.delivery.target.function).done()
+            held.pace.done()
             said = response.function_error
             delivery = held.delivery
-            if said is not None and delivery.reply_to is None and not delivery.outside:
-                self._note_dead(delivery, last_words.of_answer(said, UNASKED))
             if delivery.outside:
                 self.hint(delivery.target, delivery.id)
+            elif said is not None and delivery.reply_to is None:
+                self._note_dead(delivery, last_words.of_answer(said, UNASKED))
             self._settle(held, None)
         elif fails(error):
             counters.messages_failed += 1
@@ -367,15 +368,16 @@ class Dispatcher:
         """It is not held any more."""
         del self._held[held]
         held.request = None  # which answers to `held`: freed by count, not by collection
-        pace = self._pace(held.delivery.target.function)
+        pace = held.pace
         pace.held -= 1
-        if isinstance(then, Burial):
+        if then is None:
+            if pace.more and pace.held <= pace.most // 2:
+                self._wake.set()
+        elif isinstance(then, Burial):
             self._burials.append(then)
             self._wake.set()
-        elif then is not None:
+        else:
             self._return(then)
-        elif pace.more and pace.held <= pace.most // 2:
-            self._wake.set()
 
     def _note_dead(self, delivery: Delivery, error: bytes) -> None:
         self._counters.messages_dead += 1

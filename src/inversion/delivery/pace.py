@@ -35,10 +35,10 @@ class Pace:
     _rate: float = 0.0  #: messages a second
     _done: int = 0
     _looked_s: float = 0.0
+    most: int = attrs.field(init=False)  #: to be held at once; reckoned anew by `look`, for it is asked often
 
-    @property
-    def most(self) -> int:
-        return min(self.limit, max(self.least, min(MOST, int(self._rate * _HORIZON_S))))
+    def __attrs_post_init__(self) -> None:
+        self._reckon()
 
     @classmethod
     def within(cls, queues: Queues) -> Pace:
@@ -64,3 +64,7 @@ class Pace:
                 self._rate += (rate - self._rate) * weight
             self._done = 0
             self._looked_s = now_s
+            self._reckon()
+
+    def _reckon(self) -> None:
+        self.most = min(self.limit, max(self.least, min(MOST, int(self._rate * _HORIZON_S))))

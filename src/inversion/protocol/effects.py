@@ -74,6 +74,8 @@ _OUR_HEADERS: Final = frozenset(
 #: "Object contains unknown field `dleay` - at `$[0].send`"
 _IN_MSGSPECS_WORDS = re.compile(r"(.*?)(?: - at `(?:key in )?\$(.*)`)?", re.DOTALL)
 _operations: Final = attrgetter(*json_text.OPERATIONS)
+#: Makes a NamedTuple without its own __new__, which is a call of Python and costs more than the rest.
+_new: Final = tuple.__new__
 _UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 
 
@@ -126,7 +128,7 @@ def fold(effects_of_answers: Sequence[Sequence[Effect]]) -> list[Placed]:
     out in any order.
     """
     if len(effects_of_answers) == 1 and len(effects_of_answers[0]) == 1:  # as nearly always
-        return [Placed(0, 0, effects_of_answers[0][0])]
+        return [_new(Placed, (0, 0, effects_of_answers[0][0]))]
     placed: dict[object, Placed] = {}
     for answer, effects in enumerate(effects_of_answers):
         for place, effect in enumerate(effects):
@@ -158,11 +160,11 @@ def _effect(cut: json_text.CutEffect, sender: Address, limits: Limits) -> Effect
             return Forward(*_target(forward, ".forward", sender, limits))
         case json_text.CutPublish(topic=topic, message=message):
             return Publish(
-                _label(topic, ".publish.topic"), _message(json_text.raw(message), ".publish.message", limits)
+                _label(topic, ".publish.topic"), _message(json_text.raw(message), ".publish", limits)
             )
         case json_text.CutSubscribe(topic, handler):
             return Subscribe(
-                _label(topic, ".subscribe.topic"), _name(handler, ".subscribe.handler", DEFAULT_HANDLER)
+                _label(topic, ".subscribe.topic"), _name(handler, ".subscribe", ".handler", DEFAULT_HANDLER)
             )
         case json_text.CutUnsubscribe(topic):
             return Unsubscribe(_label(topic, ".unsubscribe.topic"))
@@ -175,14 +177,17 @@ def _target(
     cut: json_text.CutSend | json_text.CutForward, where: str, sender: Address, limits: Limits
 ) -> tuple[str, str | None, str, bytes]:
     """Function, key, handler and message. No key: the sender's own; null: a stateless call."""
-    key = cut.key if cut.key is None or isinstance(cut.key, str) else sender.key
-    if isinstance(cut.key, str) and (fault := key_fault(cut.key)) is not None:
-        raise ValueError(f"{where}.key {fault}")
+    key = cut.key
+    if isinstance(key, str):
+        if (fault := key_fault(key)) is not None:
+            raise ValueError(f"{where}.key {fault}")
+    elif key is not None:
+        key = sender.key
     return (
-        _name(cut.function, f"{where}.function", sender.function),
+        _name(cut.function, where, ".function", sender.function),
         key,
-        _name(cut.handler, f"{where}.handler", DEFAULT_HANDLER),
-        _message(json_text.raw(cut.message), f"{where}.message", limits),
+        _name(cut.handler, where, ".handler", DEFAULT_HANDLER),
+        _message(json_text.raw(cut.message), where, limits),
     )
 
 
@@ -197,7 +202,8 @@ def _send(cut: json_text.CutSend, sender: Address, limits: Limits) -> Send:
         at = read_time(cut.at, ".send.at")
     if isinstance(cut.name, str):
         name = _timer(cut.name, ".send.name")
-    return Send(function, key, handler, message, delay_ms, at, name, _reply_to(cut.reply_to, ".send"))
+    reply_to = None if cut.reply_to is json_text.UNSET else _reply_to(cut.reply_to, ".send")
+    return Send(function, key, handler, message, delay_ms, at, name, reply_to)
 
 
 def read_delay_ms(value: str | int | float, where: str) -> int | None:
@@ -271,14 +277,14 @@ def _headers(fields: Mapping[str, str]) -> Sequence[tuple[str, str]]:
 
 
 def _reply_to(value: object, where: str) -> str | None:
-    return None if value is json_text.UNSET else _name(value, f"{where}.reply_to", "")
+    return None if value is json_text.UNSET else _name(value, where, ".reply_to", "")
 
 
-def _name(value: object, where: str, default: str) -> str:
+def _name(value: object, where: str, field: str, default: str) -> str:
     if not isinstance(value, str):
         return default
     if not _is_name(value):
-        raise ValueError(f"{where} must match {NAME.pattern}, not {shown(value)}")
+        raise ValueError(f"{where}{field} must match {NAME.pattern}, not {shown(value)}")
     return value
 
 
@@ -304,7 +310,7 @@ def _message(body: bytes | None, where: str, limits: Limits) -> bytes:
     if body is None:
         return b"null"
     if len(body) > limits.body_bytes:
-        raise _TooLarge(f"{where} has {len(body)} bytes, more than limits.body = {limits.body_bytes}")
+        raise _TooLarge(f"{where}.message has {len(body)} bytes, more than limits.body = {limits.body_bytes}")
     return body
 
 

@@ -267,7 +267,7 @@ def _add_effects(
         fault = f"handler {request.handler} is declared `reads_only` and answered with effects"
     elif answer.error is not None:
         fault = "an answer with `error` carries no effects"
-    elif answer.response not in (None, b"null") and any(isinstance(effect, Forward) for effect in effects):
+    elif answer.response not in (None, b"null") and Forward in map(type, effects):
         fault = "an answer that holds `forward` has no response: the caller gets the other entity's"
     if fault is not None:
         raise EffectsRefused(Code.PROTOCOL_ERROR, fault)

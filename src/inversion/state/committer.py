@@ -60,11 +60,11 @@ class Committer:
             consequences = walk.item.consequences
             if consequences is not None:
                 room_bytes -= consequences.weight_bytes
-                # One statement cannot change a row twice: a timer is consumed here and cancelled there.
-                clash = bool(consequences.touched) and not timers.isdisjoint(consequences.touched)
-                timers.update(consequences.touched)
-                if clash:
-                    room_bytes = -1
+                if consequences.touched:
+                    # One statement cannot change a row twice: a timer is consumed here and cancelled there.
+                    if not timers.isdisjoint(consequences.touched):
+                        room_bytes = -1
+                    timers.update(consequences.touched)
             if room_bytes < 0 < place:
                 self._park(walks[place:])
                 return walks[:place]
@@ -156,7 +156,7 @@ def _not_sent(walks: Sequence[CommitWalk]) -> None:
 
 
 def _settle(walks: Sequence[CommitWalk], statement: sql.Statement, sent: Rows) -> None:
-    if sent.count == len(walks) and statement not in sql.SAYING:
+    if sent.count == len(walks) and (statement not in sql.SAYING or rows.all_applied(sent)):
         for walk in walks:
             walk.resume(None)
         return

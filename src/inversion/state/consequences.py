@@ -32,6 +32,8 @@ _FORWARDED_BITS: Final = 40
 #: Why a message is a dead letter though its function answered.
 UNASKED: Final = "its answer is an error, and no reply_to asks for it"
 _OUTSIDE: Final = Address(HTTP, None)
+#: Makes a NamedTuple without its own __new__, a Python call that costs more than all the rest.
+_new: Final = tuple.__new__
 
 
 class Births(Protocol):
@@ -56,8 +58,8 @@ def versions_with(turn: Turn, version: int, answers: Sequence[Answer]) -> list[i
     versions = []
     for request, answer in zip(turn.requests, answers, strict=True):
         delivery = request.delivery
-        owes = delivery is not None and delivery.reply_to is not None
-        version += answer.changed or owes or bool(answer.effects)
+        if answer.changed or answer.effects or (delivery is not None and delivery.reply_to is not None):
+            version += 1
         versions.append(version)
     return versions
 
@@ -69,23 +71,24 @@ def consequences_of(
     made = Consequences()
     _consume(made, turn, answers)
     address = turn.address
-    for placed in fold([answer.effects for answer in answers]):
+    effects = [answer.effects for answer in answers]
+    for placed in fold(effects) if any(effects) else ():
         if type(placed.effect) is Forward:
             cause = turn.requests[placed.answer].delivery
             answers[placed.answer].elsewhere = _forward(made, address, placed.effect, cause, births)
         else:
             _carry_out(made, address, placed, versions[placed.answer], births)
-    for request, answer, version in zip(turn.requests, answers, versions, strict=True):
-        delivery = request.delivery
+    for place, request in enumerate(turn.requests):
+        delivery, answer = request.delivery, answers[place]
         if delivery is not None and delivery.reply_to is not None and answer.elsewhere is None:
-            _reply(made, delivery, address, answer, version, births, content_type)
+            _reply(made, delivery, address, answer, versions[place], births, content_type)
     return made
 
 
 def _consume(made: Consequences, turn: Turn, answers: Sequence[Answer]) -> None:
     before: dict[str, Span] = {}
-    for number, (request, answer) in enumerate(zip(turn.requests, answers, strict=True)):
-        delivery = request.delivery
+    for number, request in enumerate(turn.requests):
+        delivery, answer = request.delivery, answers[number]
         if delivery is None:
             continue
         made.consumed += 1
@@ -103,7 +106,7 @@ def _consume(made: Consequences, turn: Turn, answers: Sequence[Answer]) -> None:
         else:
             last = before.get(sender)
             if last is None:
-                span = Span(sender.encode(), _BEFORE_ALL, _BEFORE_ALL, version, seq)
+                span = _new(Span, (sender.encode(), _BEFORE_ALL, _BEFORE_ALL, version, seq))
             elif (last.last_version, last.last_seq) < (version, seq):
                 span = Span(last.sender, last.last_version, last.last_seq + 1, version, seq)
             else:
@@ -220,22 +223,21 @@ def _seq_of_forwarded(seq: int) -> int:
 def _bear(made: Consequences, delivery: Delivery, births: Births | None) -> None:
     leased = births is not None and births.admits(delivery.target.function)
     function, key = delivery.target
-    made.births.append(
-        Birth(
-            function.encode(),
-            (key or NO_KEY).encode(),
-            delivery.sender.encode(),
-            delivery.sender_version,
-            delivery.seq,
-            delivery.id.encode(),
-            delivery.handler.encode(),
-            delivery.body,
-            None if delivery.reply_to is None else delivery.reply_to.encode(),
-            None if delivery.answers is None else delivery.answers.encode(),
-            delivery.hops,
-            births.node if leased and births is not None else None,
-        )
+    row = (
+        function.encode(),
+        (key or NO_KEY).encode(),
+        delivery.sender.encode(),
+        delivery.sender_version,
+        delivery.seq,
+        delivery.id.encode(),
+        delivery.handler.encode(),
+        delivery.body,
+        None if delivery.reply_to is None else delivery.reply_to.encode(),
+        None if delivery.answers is None else delivery.answers.encode(),
+        delivery.hops,
+        births.node if leased and births is not None else None,
     )
+    made.births.append(_new(Birth, row))
     made.weight_bytes += len(delivery.body) + _ROW_BYTES
     if leased:
         made.leased.append(delivery)

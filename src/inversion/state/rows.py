@@ -22,6 +22,8 @@ OUTPUT: Final = "m:"
 ELSEWHERE: Final = 307
 #: The content type under which a refusal of ours is kept, the one there is: a condition that did not hold.
 _OURS: Final = b"application/problem+json"
+#: True, in PostgreSQL's binary format.
+_APPLIED: Final = b"\x01"
 
 
 @attrs.frozen(slots=True, eq=False)
@@ -155,12 +157,21 @@ def _needs(commit: Commit) -> int:
     return 1 if commit.consequences is None else 1 + commit.consequences.consumed
 
 
+def all_applied(sent: Rows) -> bool:
+    """Whether a statement that says so of each turn says it of all, as nearly always."""
+    value = sent.value
+    for row in range(sent.count):  # noqa: SIM110 (once for each turn: the generator would cost the most)
+        if value(row, 1) != _APPLIED:
+            return False
+    return True
+
+
 def applied_of(statement: sql.Statement, sent: Rows) -> tuple[set[bytes | None], set[bytes | None]]:
     """The turns that were applied, and those that were not because what they consume is not there."""
     turns = [sent.value(row, 0) for row in range(sent.count)]
     if statement not in sql.SAYING:
         return set(turns), set()
-    said = [sent.value(row, 1) == b"\x01" for row in range(sent.count)]
+    said = [sent.value(row, 1) == _APPLIED for row in range(sent.count)]
     return (
         {turn for turn, applied in zip(turns, said, strict=True) if applied},
         {turn for turn, applied in zip(turns, said, strict=True) if not applied},
@@ -184,8 +195,13 @@ def _record_parameters(commits: Sequence[Commit]) -> list[bytes]:
 
 def records_of(
     turn: Turn, answers: Sequence[Answer], versions: Sequence[int], content_type: str
-) -> list[Record]:
+) -> Sequence[Record]:
     """What is kept of a turn's answers: of those requests that have a key, and of messages from outside."""
+    for request in turn.requests:
+        if request.idempotency is not None or (request.delivery is not None and request.delivery.outside):
+            break
+    else:
+        return ()  # nearly always
     records = []
     kind = content_type.encode()
     for request, answer, version in zip(turn.requests, answers, versions, strict=True):
