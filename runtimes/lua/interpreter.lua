@@ -32,6 +32,7 @@ local says = {
 }
 
 local function interpret(ctx, message)
+  if not shim.json.is_array(message) then error "the message is no list" end
   local response = null
   for _, command in ipairs(message) do
     local name, value = next(command)

@@ -6,9 +6,12 @@
 local json = { null = setmetatable({}, { __tostring = function() return "null" end }) }
 
 local Array = {}
+local Large = { __tostring = function(self) return self.digits end } -- an integer beyond 64 bits: it only passes through
 local MAX_DEPTH <const> = 200 -- the host takes 64
 
 function json.array(list) return setmetatable(list or {}, Array) end
+
+function json.is_array(value) return type(value) == "table" and (getmetatable(value) == Array or #value > 0) end
 
 local escapes = { ['"'] = '\\"', ["\\"] = "\\\\", ["\n"] = "\\n", ["\t"] = "\\t", ["\r"] = "\\r" }
 local unescapes = { b = "\b", f = "\f", n = "\n", r = "\r", t = "\t", ["/"] = "/", ["\\"] = "\\", ['"'] = '"' }
@@ -37,7 +40,7 @@ local function table_text(value, depth)
   if depth > MAX_DEPTH then fail("it is nested too deep") end
   local parts, length, count = {}, #value, 0
   for _ in pairs(value) do count = count + 1 end
-  if getmetatable(value) == Array or length > 0 then
+  if json.is_array(value) then
     if count ~= length then fail("a table is an array with holes, or an array and an object") end
     for at = 1, length do parts[at] = encode(value[at], depth + 1) end
     return "[" .. table.concat(parts, ",") .. "]"
@@ -56,6 +59,7 @@ function encode(value, depth)
   elseif kind == "string" then return string_text(value)
   elseif kind == "number" then return number_text(value)
   elseif kind == "boolean" then return tostring(value)
+  elseif getmetatable(value) == Large then return value.digits
   elseif kind == "table" then return table_text(value, depth)
   end
   fail("it holds a %s", kind)
@@ -90,16 +94,16 @@ local function decode_string(text, at) -- at: after the quote
   end
 end
 
-local function decode_number(text, at, lossy)
+local function decode_number(text, at)
   local digits = text:match("^-?%d+[%d.eE+-]*", at) or fail("%q where a value is due", text:sub(at, at + 9))
   local number = tonumber(digits) or fail("%s is no number", digits)
-  if math.type(number) == "float" and not lossy and not digits:find("[.eE]") then
-    fail("%s is beyond Lua's integers", digits)
+  if math.type(number) == "float" and not digits:find("[.eE]") then
+    number = setmetatable({ digits = digits }, Large)
   end
   return number, at + #digits
 end
 
-local function decode_list(text, at, lossy, close, read)
+local function decode_list(text, at, close, read)
   local next_at = text:match("^[ \t\r\n]*()" .. close, at)
   while not next_at do
     at = read(at)
@@ -111,23 +115,23 @@ local function decode_list(text, at, lossy, close, read)
   return next_at + 1
 end
 
-function decode(text, at, lossy)
+function decode(text, at)
   at = text:match("^[ \t\r\n]*()", at)
   local char = text:sub(at, at)
   if char == '"' then return decode_string(text, at + 1)
   elseif char == "{" then
     local object = {}
-    return object, decode_list(text, at + 1, lossy, "}", function(from)
+    return object, decode_list(text, at + 1, "}", function(from)
       local key, value
       key, from = decode_string(text, text:match('^[ \t\r\n]*"()', from) or fail("a key is due"))
-      value, from = decode(text, text:match("^[ \t\r\n]*:()", from) or fail("a colon is due"), lossy)
+      value, from = decode(text, text:match("^[ \t\r\n]*:()", from) or fail("a colon is due"))
       object[key] = value
       return from
     end)
   elseif char == "[" then
     local list = json.array()
-    return list, decode_list(text, at + 1, lossy, "%]", function(from)
-      list[#list + 1], from = decode(text, from, lossy)
+    return list, decode_list(text, at + 1, "%]", function(from)
+      list[#list + 1], from = decode(text, from)
       return from
     end)
   end
@@ -136,12 +140,11 @@ function decode(text, at, lossy)
   elseif word == "true" then return true, at + 4
   elseif word == "false" then return false, at + 5
   end
-  return decode_number(text, at, lossy)
+  return decode_number(text, at)
 end
 
---- The value of a text. lossy: an integer beyond 64 bits is a float, not an error.
-function json.decode(text, lossy)
-  local value, at = decode(text, 1, lossy)
+function json.decode(text)
+  local value, at = decode(text, 1)
   if text:find("[^ \t\r\n]", at) then fail("something after the end") end
   return value
 end

@@ -139,8 +139,6 @@ local function attempt(call, message, stored)
   if not found then
     local known = table.concat(names, ", ")
     shim.refuse("no_handler", "no handler " .. call.handler .. ", there are: " .. known, { status = 404 })
-  elseif call.unread then
-    error(setmetatable({ text = call.unread }, NotJson), 0)
   end
   local ctx = { _call = call, _stored = stored or false, _reads_only = found.declared.reads_only, _effects = {} }
   ctx._taken, ctx._assigned = false, false
@@ -177,12 +175,7 @@ local function ending(change)
 end
 
 local function answer(line)
-  local fine, frame = pcall(json.decode, line)
-  if not fine then -- answered all the same: an integer of more than 64 bits
-    local problem = frame
-    frame = json.decode(line, true)
-    for _, call in ipairs { frame.ctx, table.unpack(frame.messages or {}) } do call.unread = problem end
-  end
+  local frame = json.decode(line)
   local stored, id = nil, json.encode(frame.id)
   if frame.state ~= nil then stored = { value = frame.state, untouched = true } end
   if not frame.messages then

@@ -30,7 +30,6 @@ characters, true and false are JSON::PP::true and false (a comparison will do). 
 use v5.36;
 no warnings qw(experimental::builtin recursion);
 use B        ();
-use Encode   ();
 use Exporter 'import';
 use JSON::PP ();
 our @EXPORT = qw(handler refuse serve is_number whole_number);
@@ -122,8 +121,14 @@ my %escape = (map({ chr, sprintf '\u%04x', $_ } 0 .. 31), '"' => '\"', '\\' => '
 # JSON::PP would write NaN, 15 digits of a double and half a surrogate pair. Keys are sorted: the text of a state tells
 # whether it was changed.
 sub _json ($value, $what = '') {
-    my $text = eval { Encode::encode('UTF-8', _text($value, 0), Encode::FB_CROAK) };
-    return $text // die bless \"$what is not JSON: @{[$@ =~ s/( at \S+ line .*)?\n//sr]}", 'Shim::NotJson';
+    my $text = eval {
+        my $characters = _text($value, 0);
+        die "it has half a surrogate pair\n" if $characters =~ /[\x{D800}-\x{DFFF}]/;
+        utf8::encode($characters);
+        $characters;
+    };
+    return $text if defined $text;
+    die bless \"$what is not JSON: @{[$@ =~ s/( at \S+ line .*)?\n//sr]}", 'Shim::NotJson';
 }
 
 sub _text ($value, $depth) {

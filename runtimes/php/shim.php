@@ -231,26 +231,16 @@ function write(string $frame): void
 
 function answer(string $line): string
 {
-    $unread = null;
-    try {
-        $frame = load($line);
-    } catch (NotJson $unread) { // it is answered all the same, by what else there is in the line
-        $frame = json_decode($line, true) ?? throw $unread;
-        unset($frame['state'], $frame['message'], $frame['ctx']['meta']);
-        foreach ($frame['messages'] ?? [] as $at => $each) {
-            $frame['messages'][$at] = ['id' => $each['id'], 'handler' => $each['handler'] ?? 'call'];
-        }
-        $frame = json_decode(json_encode($frame));
-    }
+    $frame = load($line);
     $stored = new State(property_exists($frame, 'state'), $frame->state ?? null);
     if (!isset($frame->messages)) {
-        [$fields, $left] = run($frame->ctx, $frame->message ?? null, $stored, $unread);
+        [$fields, $left] = run($frame->ctx, $frame->message ?? null, $stored);
         return '{"id":' . dump($frame->id) . $fields . State::field($left) . '}';
     }
     [$answers, $last] = [[], null];
     foreach ($frame->messages as $each) {
         $call = (object) ((array) $each + (array) $frame->ctx);
-        [$fields, $left] = run($call, $each->message ?? null, $stored, $unread);
+        [$fields, $left] = run($call, $each->message ?? null, $stored);
         $answers[] = '{"id":' . dump($each->id) . $fields . ($left ? '}' : ',"changed":false}');
         [$last, $stored] = [$left ?? $last, $left ?? $stored];
     }
@@ -258,14 +248,13 @@ function answer(string $line): string
 }
 
 /** One message: the fields of its answer, and the state it leaves or null. */
-function run(object $call, mixed $message, State $stored, ?NotJson $unread): array
+function run(object $call, mixed $message, State $stored): array
 {
     $name = $call->handler ??= 'call';
     try {
         try {
             [$code, $declared] = Handlers::$all[$name]
                 ?? throw new Refused('no_handler', "no handler $name, there are: " . Handlers::names(), 404);
-            $unread === null || throw $unread;
             $ctx = new Context($call, $declared['reads_only'], $stored);
             $response = dump($code($ctx, $message), 'the response');
             [$effects, $left] = $ctx->left();
@@ -287,11 +276,17 @@ final class NotJson extends \Exception
 {
 }
 
+/** What PHP cannot hold is a string of ours, and goes out as it came in: an integer beyond 2^63-1, of which json_decode
+ * makes a float, and a name of a field that begins with NUL. Nobody can send what begins with it. */
+define('Inversion\MARK', 'inversion ' . bin2hex(random_bytes(8)) . ' ');
+
 function dump(mixed $value, string $what = ''): string
 {
     try {
-        return json_encode($value, JSON_THROW_ON_ERROR | JSON_UNESCAPED_SLASHES | JSON_UNESCAPED_UNICODE
+        $text = json_encode($value, JSON_THROW_ON_ERROR | JSON_UNESCAPED_SLASHES | JSON_UNESCAPED_UNICODE
             | JSON_UNESCAPED_LINE_TERMINATORS | JSON_PRESERVE_ZERO_FRACTION);
+        return !str_contains($text, MARK) ? $text
+            : str_replace('"' . MARK, '"', preg_replace('/"' . MARK . '(-?\d+)"/', '$1', $text));
     } catch (\JsonException $problem) {
         throw new NotJson("$what is not JSON: {$problem->getMessage()}");
     }
@@ -299,13 +294,14 @@ function dump(mixed $value, string $what = ''): string
 
 function load(string $text): mixed
 {
-    // PHP's ints end at 2^63-1, json_decode makes a float of what is larger: better an error than another number.
+    $string = '"[^"\\\\]*+(?:\\\\.[^"\\\\]*+)*+"';
     if (preg_match('/\d{19}/', $text)) {
-        $outside = '/"[^"\\\\]*+(?:\\\\.[^"\\\\]*+)*+"(*SKIP)(*FAIL)|(?<![\d.])-?\d{19,}+(?![.eE])/'; // of strings
-        preg_match_all($outside, $text, $found);
-        foreach ($found[0] as $number) {
-            is_int(json_decode($number)) || throw new NotJson("$number is beyond PHP's integers");
-        }
+        $marked = fn ($found) => is_int(json_decode($found[0])) ? $found[0] : '"' . MARK . $found[0] . '"';
+        $text = preg_replace_callback("/$string(*SKIP)(*FAIL)|(?<![\d.])-?\d{19,}+(?![.eE])/", $marked, $text);
+    }
+    if (str_contains($text, '"\u0000')) {
+        $marked = fn ($found) => str_starts_with($found[0], '"\u0000') ? '"' . MARK . substr($found[0], 1) : $found[0];
+        $text = preg_replace_callback("/$string(?=\s*:)/", $marked, $text);
     }
     try {
         return json_decode($text, flags: JSON_THROW_ON_ERROR);

@@ -25,6 +25,8 @@ SAYS = {
 }.freeze
 
 def interpret(ctx, message)
+  raise "the message is no list" unless message.is_a?(Array)
+
   message.inject(nil) do |response, command|
     name, value = command.first
     next SAYS[name].call(ctx, value) if SAYS.key?(name)
