@@ -33,7 +33,7 @@ BUILDS = {
     "go": Build("go build -o {out}/{program} {program}.go shim.go", "{out}/{program}"),
     "rust": Build("cargo build --release --locked --target-dir {out}", "{out}/release/{program}"),
     "c": Build("cc -O2 -o {out}/{program} {program}.c -ljson-c", "{out}/{program}"),
-    "cpp": Build("g++ -O1 -o {out}/{program} {program}.cpp", "{out}/{program}"),
+    "cpp": Build("g++ -O0 -o {out}/{program} {program}.cpp", "{out}/{program}"),
     "java": Build(f"javac -cp {GSON} -d {{out}} {{program}}.java shim.java", f"{JAVA} {{main}}"),
 }
 

@@ -70,7 +70,9 @@ static json_object *interpret(struct shim *ctx, json_object *message) {
   json_object *response = NULL;
   if (!json_object_is_type(message, json_type_array)) return shim_fault(ctx, "the message is a list of commands");
   for (size_t i = 0; i < json_object_array_length(message); i++) {
-    json_object_object_foreach(json_object_array_get_idx(message, i), name, argument) {
+    json_object *command = json_object_array_get_idx(message, i);
+    if (!json_object_is_type(command, json_type_object)) return shim_fault(ctx, "a command is an object"), response;
+    json_object_object_foreach(command, name, argument) {
       if (run(ctx, name, argument, &response)) return response;
     }
   }

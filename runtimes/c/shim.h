@@ -35,7 +35,7 @@
 struct shim {
   json_object *state; // of the entity: change it in place or shim_put another; NULL is null, or none
   bool exists;        // tells null from none
-  bool put;
+  bool asked;         // for a change
   json_object *call, *member, *effects, *error; // the fields of ctx; of a turn's message, which come first
 };
 
@@ -77,7 +77,7 @@ static inline const char *shim_name(const struct shim *ctx) {
 static inline void shim_put(struct shim *ctx, json_object *state) {
   if (state != ctx->state) json_object_put(ctx->state);
   ctx->state = state;
-  ctx->exists = ctx->put = true;
+  ctx->exists = ctx->asked = true;
 }
 
 static inline void shim_delete(struct shim *ctx) {
@@ -153,18 +153,49 @@ static inline void shim_cron(const char *name, const char *schedule) {
   json_object_array_add(shim_schedules, cron);
 }
 
-static inline bool shim_is_utf8(const char *text, size_t left) {
+static inline bool shim_is_utf8(const char *text, size_t left, bool is_name) {
   const unsigned char *at = (const unsigned char *)text;
   for (size_t more; left > 0; at += more, left -= more) {
     more = *at < 0x80 ? 1 : *at >> 5 == 6 ? 2 : *at >> 4 == 14 ? 3 : *at >> 3 == 30 ? 4 : 5;
     if (more > left) return false;
     for (size_t i = 1; i < more; i++) if (at[i] >> 6 != 2) return false;
     unsigned code = more == 1 ? *at : (*at & (0x7fu >> more)) << 6 | (at[1] & 0x3f);
-    if (more == 2 && code < 0x80) return false;
+    if (more == 2 && code < 0x80 && !(is_name && code == 0)) return false;
     if (more == 3 && (code < 0x20 || (code >= 0x360 && code < 0x380))) return false; // too long; half a surrogate pair
     if (more == 4 && (code < 0x10 || code >= 0x110)) return false;
   }
   return true;
+}
+
+// json-c ends the name of a field at a NUL. So NUL is C0 80 in names, which no UTF-8 text holds: here is the way in, ...
+static inline void shim_names_in(char *line) {
+  if (!strstr(line, "\\u0000")) return;
+  char *to = line, *opened = NULL;
+  bool inside = false;
+  for (char *at = line; *at; *to++ = *at++) {
+    if (*at == '"' && (inside = !inside)) opened = to;
+    if (*at == '\\' && inside) *to++ = *at++;
+    char *next = at + 1 + strspn(at + 1, " \t");
+    if (*at != '"' || inside || *next != ':') continue;
+    char *name = opened; // it is over, and was a name: once more, from its first quote
+    for (char *from = opened; from < to; *name++ = *from++) {
+      if (*from != '\\') continue;
+      if (strncmp(from, "\\u0000", 6) == 0) *name++ = (char)0xc0, from += 5, *from = (char)0x80;
+      else *name++ = *from++;
+    }
+    to = name;
+  }
+  *to = 0;
+}
+
+// ... and the way out.
+static inline size_t shim_names_out(char *to, const char *flat, size_t length) {
+  char *start = to;
+  for (const char *at = flat; at < flat + length; at++) {
+    if (at[0] == (char)0xc0 && at[1] == (char)0x80) to = stpcpy(to, "\\u0000"), at++;
+    else *to++ = *at;
+  }
+  return to - start;
 }
 
 // json-c writes NaN and any bytes; JSON has neither.
@@ -172,8 +203,8 @@ static inline int shim_check(json_object *value, int flags, json_object *parent,
   (void)flags, (void)parent, (void)index;
   if ((json_object_is_type(value, json_type_double) && !isfinite(json_object_get_double(value))) ||
       (json_object_is_type(value, json_type_string) &&
-       !shim_is_utf8(json_object_get_string(value), json_object_get_string_len(value))) ||
-      (key && !shim_is_utf8(key, strlen(key))))
+       !shim_is_utf8(json_object_get_string(value), json_object_get_string_len(value), false)) ||
+      (key && !shim_is_utf8(key, strlen(key), true)))
     *(bool *)bad = true;
   return JSON_C_VISIT_RETURN_CONTINUE;
 }
@@ -191,8 +222,8 @@ static inline json_object *shim_run(json_object *id, json_object *call, json_obj
     shim_refuse(&ctx, 404, "no_handler", "there is no handler %s", shim_name(&ctx));
   } else {
     response = shim_known[known].run(&ctx, message);
-    changed = ctx.exists ? ctx.put || !*exists || !json_object_equal(ctx.state, *state) : *exists;
-    if (!ctx.error && (changed || ctx.effects)) {
+    changed = ctx.exists ? ctx.asked || !*exists || !json_object_equal(ctx.state, *state) : *exists;
+    if (!ctx.error && (changed || ctx.asked || ctx.effects)) {
       if (shim_known[known].options & SHIM_READS_ONLY)
         shim_fault(&ctx, "it is declared SHIM_READS_ONLY: it changes no state and has no effects");
       else if (!shim_field(&ctx, "key"))
@@ -259,10 +290,10 @@ static inline json_object *shim_answer(json_object *frame) {
 static inline void shim_write(json_object *frame) {
   size_t length;
   const char *flat = json_object_to_json_string_length(frame, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &length);
-  char *line = malloc(length + 1), *at = line;
+  char *line = malloc(3 * length + 1), *at = line;
   if (!line) abort();
-  memcpy(line, flat, length++);
-  line[length - 1] = '\n';
+  length = shim_names_out(line, flat, length);
+  line[length++] = '\n';
   for (ssize_t done; length > 0; at += done, length -= done) {
     if ((done = write(shim_writing, at, length)) < 0) perror("shim: the host has gone"), exit(1);
   }
@@ -285,7 +316,8 @@ static inline int shim_serve(void) {
   size_t room = 0;
   for (ssize_t length; (length = getline(&line, &room, shim_reading)) > 0 && line[length - 1] == '\n';) { // else it is torn
     json_tokener_reset(tokener);
-    frame = json_tokener_parse_ex(tokener, line, (int)length);
+    shim_names_in(line);
+    frame = json_tokener_parse_ex(tokener, line, (int)strlen(line));
     if (!frame) fprintf(stderr, "shim: %s\n", json_tokener_error_desc(json_tokener_get_error(tokener))), exit(1);
     shim_write(shim_answer(frame));
     json_object_put(frame);

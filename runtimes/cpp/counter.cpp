@@ -14,7 +14,7 @@ static json add(shim::Context& ctx, const json& message) {
 }
 
 static json reset(shim::Context& ctx, const json&) {
-  ctx.state.reset();
+  ctx.remove();
   return 0;
 }
 

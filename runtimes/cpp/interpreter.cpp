@@ -16,7 +16,7 @@ static void run(shim::Context& ctx, const std::string& name, const json& argumen
   if (name == "put") {
     ctx.put(argument);
   } else if (name == "delete") {
-    ctx.state.reset();
+    ctx.remove();
   } else if (name == "set") {
     ctx.state.value().update(argument);
   } else if (name == "add") {

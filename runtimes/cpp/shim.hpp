@@ -58,12 +58,15 @@ struct Context {
   // and `seed`: they are the same for all attempts. A stateless call has no key.
   json call;
   json effects = json::array();
-  bool stored = false;
+  bool asked = false;  // for a change
 
   std::string handler() const { return call.value("handler", "call"); }
 
   // Stores a state even if it is the same as before: it gets a new version.
-  void put(json value) { state = std::move(value), stored = true; }
+  void put(json value) { state = std::move(value), asked = true; }
+
+  // The same as state.reset(), and an error where there can be no state, as in a stateless call.
+  void remove() { state.reset(), asked = true; }
 
   // Asks for send, cancel, forward, publish, subscribe, unsubscribe or http, with the fields of runtimes/README.md:
   // ctx.effect("send", {{"handler", "remind"}, {"delay", "24h"}, {"name", "reminder"}})
@@ -166,8 +169,8 @@ class Service {
       json fields = {{"response", handler->second(ctx, message)}};
       if (!ctx.effects.empty()) fields["effects"] = ctx.effects;
       text(fields);
-      bool changed = ctx.state ? !state || text(*ctx.state) != state->dump() || ctx.stored : state.has_value();
-      if (changed || !ctx.effects.empty()) {
+      bool changed = ctx.state ? !state || text(*ctx.state) != state->dump() || ctx.asked : state.has_value();
+      if (changed || ctx.asked || !ctx.effects.empty()) {
         if (declared_[ctx.handler()]["reads_only"]) throw std::logic_error("it is declared ReadsOnly: no change, no effects");
         if (!call.contains("key")) throw Refused(400, "no_key", "call it with a key: without one there is no state and no effect");
       }

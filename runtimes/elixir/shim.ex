@@ -173,7 +173,7 @@ defmodule Shim do
     change = if new == :keep or (new == :none and old == :none), do: :keep, else: new
 
     cond do
-      change == :keep and effects == [] ->
+      new == :keep and effects == [] ->
         {[{"response", encode(response)}], :keep}
 
       options[:reads_only] ->

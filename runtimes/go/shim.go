@@ -53,7 +53,7 @@ type Context struct {
 	ReplyTo                        string `json:"reply_to"` // of a reply: the id that a send had
 
 	before, state json.RawMessage // nil: there is none
-	stored        bool
+	asked, stored bool // for a change, for a state
 	bound         any             // what State was given
 	seen          json.RawMessage // and what was in it then
 	effects       []json.RawMessage
@@ -88,7 +88,7 @@ func (ctx *Context) look() {
 func (ctx *Context) Put(value any) { ctx.state, ctx.stored, ctx.bound = ctx.dump(value), true, nil }
 
 // Delete leaves the entity without a state.
-func (ctx *Context) Delete() { ctx.state, ctx.stored, ctx.bound = nil, false, nil }
+func (ctx *Context) Delete() { ctx.state, ctx.asked, ctx.stored, ctx.bound = nil, true, false, nil }
 
 // Effect asks for send, cancel, forward, publish, subscribe, unsubscribe or http, with the fields of runtimes/README.md:
 // ctx.Effect("send", Fields{"handler": "remind", "delay": "24h", "name": "reminder"})
@@ -245,7 +245,7 @@ func (ctx *Context) call(message json.RawMessage) (response json.RawMessage, err
 	}
 	response = ctx.dump(value)
 	ctx.look()
-	if asks := ctx.stored || ctx.deleted() || ctx.effects != nil; asks && handler.ReadsOnly {
+	if asks := ctx.asked || ctx.stored || ctx.effects != nil; asks && handler.ReadsOnly {
 		ctx.fail(errors.New("it is declared ReadsOnly: it changes no state and has no effects"))
 	} else if asks && ctx.Key == nil {
 		ctx.fail(&Refused{Code: "no_key", Message: "call it with a key: without one there is no state and no effect", Status: 400})

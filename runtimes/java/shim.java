@@ -80,7 +80,7 @@ final class Shim {
         final JsonObject call;
         private final JsonElement old;
         private JsonElement state; // of both: null is absent
-        private boolean stored;
+        private boolean asked; // for a change
         private final JsonArray effects = new JsonArray();
 
         private Context(JsonObject call, JsonElement state) {
@@ -118,11 +118,12 @@ final class Shim {
 
         void put(Object value) {
             state = GSON.toJsonTree(value);
-            stored = true;
+            asked = true;
         }
 
         void delete() {
             state = null;
+            asked = true;
         }
 
         /** Asks for send, cancel, forward, publish, subscribe, unsubscribe or http, with the fields of runtimes/README.md:
@@ -134,7 +135,7 @@ final class Shim {
         }
 
         private boolean changed() {
-            return state == null ? old != null : stored || old == null || !text(state).equals(text(old));
+            return state == null ? old != null : asked || old == null || !text(state).equals(text(old));
         }
     }
 
@@ -227,7 +228,7 @@ final class Shim {
             if (handler == null) throw new Refused(404, "no_handler", "there is no handler " + ctx.handler());
             Object response = handler.run.run(ctx, message == null ? JsonNull.INSTANCE : message);
             boolean changed = ctx.changed();
-            if (changed || ctx.effects.size() > 0) {
+            if (changed || ctx.asked || ctx.effects.size() > 0) {
                 if (handler.options.get("reads_only").getAsBoolean())
                     throw new IllegalStateException("it is declared READS_ONLY: it changes no state and has no effects");
                 if (ctx.key() == null)

@@ -20,7 +20,7 @@ fn get(ctx: &mut Context, _: Value) -> Answer {
 }
 
 fn reset(ctx: &mut Context, _: Value) -> Answer {
-    ctx.state = None;
+    ctx.delete();
     Ok(0.into())
 }
 

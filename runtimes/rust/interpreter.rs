@@ -17,7 +17,7 @@ fn run(ctx: &mut Context, name: &str, argument: &Value, response: &mut Value) ->
     let text = argument.as_str().unwrap_or_default();
     match name {
         "put" => ctx.put(argument.clone()),
-        "delete" => ctx.state = None,
+        "delete" => ctx.delete(),
         "set" => {
             let state = ctx.state.as_mut().and_then(Value::as_object_mut).ok_or("the state is no object")?;
             state.extend(argument.as_object().cloned().unwrap_or_default());

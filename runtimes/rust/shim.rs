@@ -60,7 +60,7 @@ pub struct Context {
     /// function, key, handler, version, attempt, now, deadline, seed, trace, meta, reply_to. Take time and chance from `now`
     /// and `seed`: they are the same for all attempts.
     pub call: Map<String, Value>,
-    stored: bool,
+    asked: bool,
     effects: Vec<Value>,
 }
 
@@ -77,7 +77,13 @@ impl Context {
     /// Stores a state even if it is the same as before: it gets a new version.
     pub fn put(&mut self, state: Value) {
         self.state = Some(state);
-        self.stored = true;
+        self.asked = true;
+    }
+
+    /// The same as `ctx.state = None`, and an error where there can be no state, as in a stateless call.
+    pub fn delete(&mut self) {
+        self.state = None;
+        self.asked = true;
     }
 
     /// Asks for send, cancel, forward, publish, subscribe, unsubscribe or http, with the fields of runtimes/README.md:
@@ -211,7 +217,7 @@ impl Service {
         message: Option<Value>,
         state: &mut Option<Value>,
     ) -> Value {
-        let mut ctx = Context { state: state.clone(), call, stored: false, effects: vec![] };
+        let mut ctx = Context { state: state.clone(), call, asked: false, effects: vec![] };
         let call = AssertUnwindSafe(|| self.call(&mut ctx, message.unwrap_or(Value::Null), state.as_ref()));
         let problem = match catch_unwind(call) {
             Ok(Ok((response, changed))) => {
@@ -258,8 +264,8 @@ impl Service {
             return Err(Refused::new(404, "no_handler", format!("there is no handler {name}")).into());
         };
         let response = (handler.run)(ctx, message)?;
-        let changed = ctx.stored && ctx.state.is_some() || ctx.state.as_ref() != old;
-        if changed || !ctx.effects.is_empty() {
+        let changed = ctx.asked && ctx.state.is_some() || ctx.state.as_ref() != old;
+        if changed || ctx.asked || !ctx.effects.is_empty() {
             if handler.reads_only {
                 return Err("it is declared reads_only: it changes no state and has no effects".into());
             }
