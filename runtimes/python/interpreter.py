@@ -1,5 +1,6 @@
 """The interpreter of the conformance kit (runtimes/conformance/interpreter.md): a message says what to do."""
 
+import copy
 import os
 import sys
 import time
@@ -46,7 +47,7 @@ def ask(ctx, effect):
 
 SAYS = {
     "reply": lambda ctx, value: value,
-    "reply_state": lambda ctx, _: {"state": ctx.state} if ctx.exists else {},
+    "reply_state": lambda ctx, _: {"state": copy.deepcopy(ctx.state)} if ctx.exists else {},
     "reply_ctx": reply_ctx,
     "add": add,
     "unwritable": lambda ctx, _: float("nan"),
