@@ -7,9 +7,9 @@ bodies that are no JSON, integers a runtime cannot hold, full queues, a draining
 from __future__ import annotations
 
 import difflib
-import hashlib
 from collections.abc import Mapping
 from functools import lru_cache
+from hashlib import sha256
 from time import gmtime, perf_counter, strftime, time_ns
 from typing import Final, Protocol
 
@@ -19,7 +19,7 @@ from inversion.errors import Code, InversionError, Outcome, RequestRefused
 from inversion.gate import DirectGate, Walk
 from inversion.ids import new_id, new_seed
 from inversion.mailbox import Pool, PostOffice
-from inversion.messages import Address, Condition, Hello, Idempotency, Once, Receipt, Request, Response, State
+from inversion.messages import Address, Condition, Hello, Idempotency, Receipt, Request, Response, State
 from inversion.observe.metrics import Counters
 
 
@@ -102,7 +102,7 @@ class Calls:
         content_type: str,
         timeout_s: float | None,
         trace: str | None,
-        once: Once | None = None,
+        once: Idempotency | None = None,
         condition: Condition | None = None,
     ) -> tuple[str, Response]:
         """Run one call through the six steps: (request id, response). Raises RequestRefused at the door."""
@@ -137,8 +137,8 @@ class Calls:
                 raise RequestRefused(Code.BAD_REQUEST, "a call without a key has no version to compare")
             request.condition = condition
         if once is not None:
-            hash_ = request_hash(handler, condition, request.body)
-            request.idempotency = Idempotency(f"c:{once.key}", hash_, once.waits)
+            once.hash = request_hash(handler, condition, body)
+            request.idempotency = once
         self._office.post(request)
         response = caller.response or await _ANSWERS.wait(caller)
         if response.elsewhere is not None:
@@ -208,8 +208,10 @@ def not_called(function: Function) -> RequestRefused:
 
 def request_hash(handler: str, condition: Condition | None, body: bytes) -> bytes:
     """What a repeat of a keyed request must equal: handler, condition and the bytes of its body."""
-    asked = "" if condition is None else f"{condition.versions}{condition.exists}"
-    return hashlib.sha256(b"%b\0%b\0%b" % (handler.encode(), asked.encode(), body)).digest()
+    if condition is None:
+        return sha256(b"%b\0\0%b" % (handler.encode(), body)).digest()
+    asked = f"{condition.versions}{condition.exists}"
+    return sha256(b"%b\0%b\0%b" % (handler.encode(), asked.encode(), body)).digest()
 
 
 def rfc3339(unix_ms: int) -> str:

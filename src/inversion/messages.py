@@ -63,20 +63,12 @@ class Condition:
         return self.exists is None or self.exists is (state.value is not None)
 
 
-@attrs.frozen(slots=True)
-class Once:
-    """The caller's Idempotency-Key, and whether it waits while the first request with it runs."""
-
-    key: str
-    waits: bool
-
-
-@attrs.frozen(slots=True)
+@attrs.define(slots=True)
 class Idempotency:
     """What makes a repeat of a request known: the caller's key, and what it asked for."""
 
     id: str  #: "c:" and the Idempotency-Key: unique within its entity
-    hash: bytes  #: SHA-256 over handler, condition and body: the same key asks for the same
+    hash: bytes = b""  #: of what it asks for: calls.request_hash, set when it is admitted
     waits: bool = True  #: for the answer while the first one runs; else it is refused
 
 

@@ -33,9 +33,12 @@ _STATEMENTS: Final = {
     sql.COMMIT_ONE.name: "commit",
     sql.COMMIT_KEYED.name: "commit",
     sql.COMMIT_KEYED_EACH.name: "commit",
+    sql.COMMIT_KEYED_NEW.name: "commit",
     sql.FIND.name: "look under the lock",
     sql.SWEEP_REQUESTS.name: "sweep",
 }
+
+_KEYED: Final = (sql.COMMIT_KEYED_EACH, sql.COMMIT_KEYED_NEW)
 
 Point = tuple[str, int, Lose | None]
 
@@ -116,7 +119,7 @@ def _watch_statements(fuse: Fuse, lose: Lose | None) -> None:
         if self in resolving:
             name = {"commit": "commit again", "look-up of keys": "look-up again"}.get(name, name)
         statements[self] = name
-        loses = None if lost or statement is not sql.COMMIT_KEYED_EACH or self in resolving else lose
+        loses = None if lost or statement not in _KEYED or self in resolving else lose
         fuse.at(f"{name}: about to be sent")
         if loses is Lose.BEFORE:
             lost.append(name)

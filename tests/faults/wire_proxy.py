@@ -32,10 +32,11 @@ COMMITS = (
     sql.COMMIT_ONE.name,
     sql.COMMIT_KEYED.name,
     sql.COMMIT_KEYED_EACH.name,
+    sql.COMMIT_KEYED_NEW.name,
     *_GATHERING,
 )
 #: Those of them whose first parameter is an array, one element for each entity.
-_GATHERED = (sql.COMMIT.name, sql.COMMIT_KEYED.name, sql.COMMIT_KEYED_EACH.name, *_GATHERING)
+_GATHERED = tuple(name for name in COMMITS if name != sql.COMMIT_ONE.name)
 _SILENTLY = 19  #: TCP_REPAIR: a socket closed under it says nothing to the other side
 
 

@@ -17,7 +17,7 @@ from inversion.gate import Bridge
 from inversion.http.routes import Ingress
 from inversion.http.server import Listener, Server, open_tcp
 from inversion.http.service import Application, Deadlines, Held
-from inversion.messages import Condition, Once, Response, State
+from inversion.messages import Condition, Idempotency, Response, State
 from inversion.watch import Watch
 
 BODY_BYTES = 1_000
@@ -36,7 +36,7 @@ class Seen:
     content_type: str
     timeout_s: float | None
     trace: str | None
-    once: Once | None = None
+    once: Idempotency | None = None
     condition: Condition | None = None
 
 
@@ -65,7 +65,7 @@ class CallsDouble:
         content_type: str,
         timeout_s: float | None,
         trace: str | None,
-        once: Once | None = None,
+        once: Idempotency | None = None,
         condition: Condition | None = None,
     ) -> tuple[str, Response]:
         seen = Seen(function, key, handler, body, content_type, timeout_s, trace, once, condition)

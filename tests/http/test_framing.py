@@ -88,6 +88,13 @@ def test_a_head_with_another_idempotency_key_means_what_it_means_to_a_new_connec
             assert meaning(used, b"last") == meaning(HeadParser(1_000), b"last")
 
 
+def test_each_head_has_its_own_idempotency_key_whichever_came_before() -> None:
+    parser = HeadParser(1_000)
+    for key in (b"a", b"b", b"a", b"a", b"c", b"a"):
+        head = b"POST /%b HTTP/1.1\r\nHost: h\r\nIdempotency-Key: %b\r\nX: y\r\n\r\n" % (key, key)
+        assert parser.parse(head).fields == {b"host": b"h", b"idempotency-key": key, b"x": b"y"}
+
+
 def test_lines_that_were_good_in_http_1_0_are_not_taken_as_good_in_http_1_1() -> None:
     parser = HeadParser(1_000)
     without_host = b"Connection: keep-alive\r\nContent-Length: 0\r\n\r\n"

@@ -6,12 +6,14 @@ Parameters and rows are the bytes that the real connection sends and receives.
 
 from __future__ import annotations
 
+import copy
 import struct
 from collections.abc import Mapping, Sequence
 
 import attrs
 
-from inversion.state import sql
+from inversion.state import arrays, sql
+from inversion.state.postgres import StatementFailed
 
 Row = tuple[bytes | None, ...]
 Key = tuple[bytes, bytes]
@@ -43,6 +45,15 @@ class Database:
     requests: dict[tuple[bytes, bytes, bytes], Request] = attrs.field(factory=dict)
     commits: int = 0
 
+    def ended(
+        self, statement: sql.Statement, parameters: Sequence[bytes | None]
+    ) -> list[Row] | StatementFailed:
+        """What the server says at the end of a statement."""
+        try:
+            return self.run(statement, parameters)
+        except StatementFailed as failure:
+            return failure
+
     def run(self, statement: sql.Statement, parameters: Sequence[bytes | None]) -> list[Row]:
         match statement:
             case sql.COMMIT_ONE:
@@ -59,6 +70,18 @@ class Database:
                 ids, hashes, *told = answers
                 records = [functions, keys, ids, hashes, turns, *told]
                 return self._commit_keyed([*entities, *records])
+            case sql.COMMIT_KEYED_NEW:
+                entities, (ids, hashes, bodies, kind) = parameters[:6], parameters[6:]
+                functions, keys, versions, turns = entities[:4]
+                kinds = arrays.texts([kind] * len(_columns(parameters[:1])[0]))
+                statuses = arrays.int8s([200] * len(_columns(parameters[:1])[0]))
+                records = [functions, keys, ids, hashes, turns, versions, statuses, kinds, bodies]
+                before = copy.deepcopy((self.entities, self.requests, self.commits))
+                try:
+                    return self._commit_keyed([*entities, *records], looks=False)
+                except StatementFailed:
+                    self.entities, self.requests, self.commits = before
+                    raise
             case sql.COMMIT_KEYED:
                 return self._commit_keyed(parameters)
             case sql.LOAD:
@@ -98,10 +121,10 @@ class Database:
                 found.append((_int8(at), kept.hash, kept.turn, *numbers, kept.content_type, kept.body))
         return found
 
-    def _commit_keyed(self, parameters: Sequence[bytes | None]) -> list[Row]:
+    def _commit_keyed(self, parameters: Sequence[bytes | None], *, looks: bool = True) -> list[Row]:
         columns = _columns(parameters[6:])
         records = list(zip(*columns, strict=True))
-        known = {(record[0], record[1]) for record in records if record[:3] in self.requests}
+        known = {(record[0], record[1]) for record in records if looks and record[:3] in self.requests}
         returned = self._upsert(_columns(parameters[:6]), known)
         applied = {row[0] for row in returned}
         for function, key, id_, hash_, turn, version, status, content_type, body in records:
@@ -115,6 +138,8 @@ class Database:
                 body,  # type: ignore[arg-type]
             )
             if turn in applied:
+                if not looks and place in self.requests:
+                    raise StatementFailed("23505", "duplicate key value")
                 assert place not in self.requests, "the NOT EXISTS let a known key through"
                 self.requests[place] = kept  # type: ignore[index]
             elif key == b"-" and place not in self.requests:

@@ -100,7 +100,7 @@ def a_check_finds_everything_newest(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_member_that_did_not_come_back_is_settled(patch: pytest.MonkeyPatch) -> None:
-    def settle(walks, sent):  # type: ignore[no-untyped-def]
+    def settle(walks, statement, sent):  # type: ignore[no-untyped-def]
         for walk in walks:
             walk.resume(None)
 
@@ -165,10 +165,10 @@ def a_warning_is_ignored(patch: pytest.MonkeyPatch) -> None:
 def the_last_answer_of_a_stateless_call_wins(patch: pytest.MonkeyPatch) -> None:
     keyed = Database._commit_keyed
 
-    def overwrite(self, parameters):  # type: ignore[no-untyped-def]
+    def overwrite(self, parameters, **how):  # type: ignore[no-untyped-def]
         for place in [place for place in self.requests if place[1] == STATELESS_KEY]:
             del self.requests[place]
-        return keyed(self, parameters)
+        return keyed(self, parameters, **how)
 
     patch.setattr(Database, "_commit_keyed", overwrite)
 

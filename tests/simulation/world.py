@@ -17,7 +17,7 @@ from typing import Any
 
 import attrs
 import orjson
-from model_database import Database, ModelRows
+from model_database import Database, ModelRows, Row
 
 from inversion import mailbox
 from inversion.calls import request_hash
@@ -36,7 +36,7 @@ from inversion.messages import (
     Response,
     Turn,
 )
-from inversion.state import sql
+from inversion.state import committer, sql
 from inversion.state import store as store_module
 from inversion.state.committer import Committer
 from inversion.state.dialing import ConnectionLost
@@ -52,6 +52,9 @@ MOST_STEPS = 20_000
 SLOW_SHARE = 0.08
 #: What the mailboxes take a step for.
 STEP_S = 0.000_1
+#: After a key that was not new; so short that later ones are taken for new again.
+LOOKS_S = 20 * STEP_S
+_COMMITS = (sql.COMMIT, sql.COMMIT_ONE, sql.COMMIT_KEYED, sql.COMMIT_KEYED_EACH, sql.COMMIT_KEYED_NEW)
 
 
 class Actions:
@@ -164,29 +167,36 @@ class SimConnection:
     def _end(self, statement: sql.Statement, parameters: Any) -> None:
         world = self._world
         (walk,) = self._gate.take(1)
-        commits = statement in (sql.COMMIT, sql.COMMIT_ONE, sql.COMMIT_KEYED, sql.COMMIT_KEYED_EACH)
+        commits = statement in _COMMITS
         match world.fault("statement", commits):
             case "never sent":
                 self._lose(walk, sent=False)
             case "lost before the server saw it":
                 self._lose(walk, sent=True)
             case "lost after the server did it":
-                world.database.run(statement, parameters)
+                world.database.ended(statement, parameters)
                 self._lose(walk, sent=True)
             case "delayed in the network":
-                world.actions.add(lambda: void(world.database.run(statement, parameters)))
+                world.actions.add(lambda: void(world.database.ended(statement, parameters)))
                 self._lose(walk, sent=True)
             case "a warning":  # no standby has it: it may be lost with the primary
                 database = world.database if world.dice.random() < 0.5 else copy.deepcopy(world.database)
-                walk.resume(ModelRows(database.run(statement, parameters), warned=True))
+                _tell(walk, database.ended(statement, parameters), warned=True)
             case "a locked row":
                 walk.throw(StatementFailed("55P03", "canceling statement due to lock timeout"))
             case _:
-                walk.resume(ModelRows(world.database.run(statement, parameters)))
+                _tell(walk, world.database.ended(statement, parameters))
 
     def _lose(self, walk: Walk[None, ModelRows], *, sent: bool) -> None:
         self.closed = True
         walk.throw(ConnectionLost("lost", sent=sent))
+
+
+def _tell(walk: Walk[None, ModelRows], ended: list[Row] | StatementFailed, *, warned: bool = False) -> None:
+    if isinstance(ended, StatementFailed):
+        walk.throw(ended)
+    else:
+        walk.resume(ModelRows(ended, warned=warned))
 
 
 class SimSent:
@@ -288,7 +298,9 @@ class World:
         self.ops: list[Op] = []
         self.keys = [f"k{number}" for number in range(keys)]
         self._lane, self._clock = store_module.Lane, mailbox.perf_counter
-        mailbox.perf_counter = lambda: self.step * STEP_S
+        self._looks_s = committer._LOOKS_S
+        mailbox.perf_counter = committer.perf_counter = lambda: self.step * STEP_S
+        committer._LOOKS_S = LOOKS_S  # type: ignore[misc]
         self.slow = slow  #: the first node is
         self.nodes: list[Node] = []
         for _ in range(nodes):
@@ -304,6 +316,7 @@ class World:
         for node in self.nodes:
             node.close()
         store_module.Lane, mailbox.perf_counter = self._lane, self._clock  # type: ignore[misc]
+        committer.perf_counter, committer._LOOKS_S = self._clock, self._looks_s  # type: ignore[misc]
 
     def do(self, node: Node, call: Callable[[], None]) -> None:
         """Let it happen some time, unless its node is dead by then."""

@@ -12,7 +12,7 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from inversion.errors import Code, RequestRefused
-from inversion.messages import Condition, Once
+from inversion.messages import Condition, Idempotency
 from inversion.names import CONTROL, MAX_KEY_BYTES, NO_KEY
 
 _NAME = re.compile(rb"[a-z][a-z0-9_-]{0,62}")
@@ -87,10 +87,16 @@ def read_timeout_s(value: bytes) -> float:
     return int(match[1]) / (1_000 if match[2] == b"ms" else 1)
 
 
-def read_once(key: bytes, fields: Mapping[bytes, bytes]) -> Once:
+def read_idempotency_key(key: bytes) -> str:
     if _IDEMPOTENCY_KEY.fullmatch(key) is None:
         raise RequestRefused(Code.BAD_REQUEST, "an Idempotency-Key is 1 to 200 visible ASCII characters")
-    return Once(key.decode("ascii"), _WAITS_NOT.search(fields.get(b"prefer", b"")) is None)
+    return key.decode("ascii")
+
+
+def read_once(key: bytes, prefer: bytes | None) -> Idempotency:
+    """A call's Idempotency-Key, and whether it waits while the first request with it runs."""
+    waits = prefer is None or _WAITS_NOT.search(prefer) is None
+    return Idempotency("c:" + read_idempotency_key(key), b"", waits)
 
 
 def read_condition(fields: Mapping[bytes, bytes]) -> Condition:

@@ -78,7 +78,7 @@ class HttpRequest:
     method: bytes
     path: bytes  #: not percent-decoded
     query: bytes | None  #: None: there was no question mark
-    fields: Mapping[bytes, bytes]  #: shared with later requests that repeat them
+    fields: Mapping[bytes, bytes]  #: until it is answered: a later request that repeats them changes the key
     body: bytes = b""  #: read after the head, by the connection
     length: int | None = 0  #: bytes of body that the head announced; None: it comes in chunks
     keep_alive: bool = True
@@ -131,7 +131,7 @@ class HeadParser:
         self._target = b""
         self._fed = False  #: httptools has read the current head
         # Of a head whose field lines are known; not the request itself, which gets a body.
-        self._known: Mapping[bytes, bytes] | None = None
+        self._known: dict[bytes, bytes] | None = None
         self._known_length: int | None = 0
         self._known_lines = b""
         self._around_key: tuple[bytes, bytes] | None = None  # the same lines before and behind that value
@@ -173,7 +173,7 @@ class HeadParser:
             and line_end > 0
             and len(lines) <= _MAX_KNOWN_BYTES
         ):
-            self._known = request.fields
+            self._known = self._fields
             self._known_length = request.length
             self._known_lines = lines
             found = _KEY_LINE.search(lines) if b"idempotency-key" in request.fields else None
@@ -184,7 +184,7 @@ class HeadParser:
         """Whether its body goes on as it comes."""
         return self._streamed is not None and request.path.startswith(self._streamed)
 
-    def _with_another_key(self, known: Mapping[bytes, bytes], lines: bytes) -> Mapping[bytes, bytes] | None:
+    def _with_another_key(self, known: dict[bytes, bytes], lines: bytes) -> dict[bytes, bytes] | None:
         """The fields of lines that differ from the known ones in the value of Idempotency-Key alone."""
         if self._around_key is None or len(lines) > _MAX_KNOWN_BYTES:
             return None
@@ -192,7 +192,12 @@ class HeadParser:
         if not (lines.startswith(before) and lines.endswith(behind)):
             return None
         value = lines[len(before) : -len(behind)]
-        return {**known, b"idempotency-key": value} if _KEY_VALUE.fullmatch(value) else None
+        if _KEY_VALUE.fullmatch(value) is None:
+            return None
+        # Not a copy: the request before, which has them too, has been answered.
+        known[b"idempotency-key"] = value
+        self._known_lines = lines
+        return known
 
     def _parse(self, head: bytes, line_end: int) -> HttpRequest:
         if line_end == 0:  # one empty line before a request is tolerated (RFC 9112, 2.2)

@@ -33,7 +33,7 @@ from inversion.http.problem import problem, title
 from inversion.http.programs import Programs
 from inversion.http.sending import Sends
 from inversion.http.service import HttpResponse
-from inversion.messages import Condition, Once, Response, State, Step
+from inversion.messages import Condition, Idempotency, Response, State, Step
 from inversion.names import DEFAULT_HANDLER
 
 PATHS: Final = (
@@ -69,7 +69,7 @@ class Calls(Protocol):
         content_type: str,
         timeout_s: float | None,
         trace: str | None,
-        once: Once | None = None,
+        once: Idempotency | None = None,
         condition: Condition | None = None,
     ) -> tuple[str, Response]:
         """The request's id and its response. Raises InversionError when there is no id yet."""
@@ -159,7 +159,7 @@ class Ingress:
             content_type=fields.get(b"content-type", b"").decode("latin-1"),
             timeout_s=None if timeout is None else read_timeout_s(timeout),
             trace=None if trace is None or TRACE.fullmatch(trace) is None else trace.decode("ascii"),
-            once=None if once is None else read_once(once, fields),
+            once=None if once is None else read_once(once, prefer),
             condition=None if CONDITIONS.isdisjoint(fields) else read_condition(fields),
         )
         if response.error is not None:

@@ -17,7 +17,7 @@ from inversion import json_text
 from inversion.config import Function
 from inversion.config_values import duration_s
 from inversion.errors import Code, RequestRefused
-from inversion.http.asked import CONDITIONS, MethodRefused, read_key, read_once, read_timeout_s
+from inversion.http.asked import CONDITIONS, MethodRefused, read_idempotency_key, read_key, read_timeout_s
 from inversion.http.framing import HttpRequest
 from inversion.http.problem import problem
 from inversion.http.service import HttpResponse
@@ -73,7 +73,7 @@ async def send(
         key,
         handler,
         request.body,
-        once=None if once is None else read_once(once, fields).key,
+        once=None if once is None else read_idempotency_key(once),
         when=_when(request.query),
         timeout_s=None if timeout is None else read_timeout_s(timeout),
     )

@@ -26,7 +26,7 @@ _OURS: Final = b"application/problem+json"
 _APPLIED: Final = b"\x01"
 
 
-@attrs.frozen(slots=True, eq=False)
+@attrs.define(slots=True, eq=False)  # not frozen: that would cost twice as much to make
 class Record:
     """The answer to a request that had an Idempotency-Key, to be kept with the commit."""
 
@@ -78,8 +78,13 @@ class Check:
         return self.turn.forsaken
 
 
-def commit_statement(commits: Sequence[Commit]) -> tuple[sql.Statement, Sequence[bytes | None]]:
-    """The statement that commits these, and its parameters."""
+def commit_statement(
+    commits: Sequence[Commit], *, looks: bool = True
+) -> tuple[sql.Statement, Sequence[bytes | None]]:
+    """The statement that commits these, and its parameters.
+
+    Without `looks` it may be one that does not look whether a key has been used, and fails when one has.
+    """
     records = 0
     each = True
     for commit in commits:
@@ -90,6 +95,8 @@ def commit_statement(commits: Sequence[Commit]) -> tuple[sql.Statement, Sequence
         each = each and found == 1 and commit.key != STATELESS_KEY
     if records:
         if each:
+            if not looks and _alike(commits):
+                return sql.COMMIT_KEYED_NEW, _keyed_new_parameters(commits)
             return sql.COMMIT_KEYED_EACH, _keyed_each_parameters(commits)
         return sql.COMMIT_KEYED, _keyed_parameters(commits)
     if len(commits) == 1 and commits[0].replaced is not None:
@@ -120,6 +127,27 @@ def _keyed_each_parameters(commits: Sequence[Commit]) -> list[bytes]:
         arrays.int8s([record.status for record in records]),
         arrays.texts([record.content_type for record in records]),
         arrays.byteas([record.body for record in records]),
+    ]
+
+
+def _alike(commits: Sequence[Commit]) -> bool:
+    """Whether what their records tell is what nearly all tell."""
+    kind = commits[0].records[0].content_type
+    for commit in commits:  # for each row of a batch: `all` would cost twice as much
+        record = commit.records[0]
+        if record.status != 200 or record.version != commit.version or record.content_type != kind:
+            return False
+    return True
+
+
+def _keyed_new_parameters(commits: Sequence[Commit]) -> list[bytes]:
+    records = [commit.records[0] for commit in commits]
+    return [
+        *_commit_parameters(commits),
+        arrays.texts([record.id for record in records]),
+        arrays.byteas([record.hash for record in records]),
+        arrays.byteas([record.body for record in records]),
+        records[0].content_type,
     ]
 
 
@@ -197,6 +225,8 @@ def records_of(
     turn: Turn, answers: Sequence[Answer], versions: Sequence[int], content_type: str
 ) -> Sequence[Record]:
     """What is kept of a turn's answers: of those requests that have a key, and of messages from outside."""
+    if len(answers) == 1 and (asked := turn.requests[0].idempotency) is not None:
+        return [_record(asked, answers[0], versions[0], content_type.encode())]
     for request in turn.requests:
         if request.idempotency is not None or (request.delivery is not None and request.delivery.outside):
             break
@@ -205,11 +235,11 @@ def records_of(
     records = []
     kind = content_type.encode()
     for request, answer, version in zip(turn.requests, answers, versions, strict=True):
-        if request.idempotency is not None:
-            records.append(_record(request.idempotency, answer, version, kind))
-        elif request.delivery is not None and request.delivery.outside:
-            asked = Idempotency(OUTPUT + request.delivery.id, b"")
+        asked = request.idempotency
+        if asked is not None:
             records.append(_record(asked, answer, version, kind))
+        elif request.delivery is not None and request.delivery.outside:
+            records.append(_record(Idempotency(OUTPUT + request.delivery.id), answer, version, kind))
     return records
 
 

@@ -71,7 +71,7 @@ class PostgresStore:
         lane = partial(Lane, conninfo, Settings(), watch=watch, log=log, knocking=self.knocking)
         self._load_lanes = [lane((sql.LOAD, sql.OUTDATED, sql.RECORDED)) for _ in range(loaders)]
         commits = (sql.COMMIT, sql.COMMIT_ONE, sql.COMMIT_KEYED, sql.COMMIT_KEYED_EACH, *sql.SAYING)
-        self._commit_lanes = [lane((*commits, sql.UNLOCKED)) for _ in range(committers)]
+        self._commit_lanes = [lane((*commits, sql.COMMIT_KEYED_NEW, sql.UNLOCKED)) for _ in range(committers)]
         self._resolver_lane = lane((*commits, sql.FIND, sql.RECORDED))
         self._resolver = Resolver(self._resolver_lane, watch.later)
         self._loads: GatheredGate[Loading, State] = GatheredGate(watch.later)

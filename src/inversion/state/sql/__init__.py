@@ -142,6 +142,10 @@ COMMIT_KEYED: Final = statement(_QUERIES["commit_keyed"])
 #: The same where each turn is an entity's and has one record: the arrays of COMMIT, then text[] ids, bytea[]
 #: hashes, int8[] versions of the answers, int8[] statuses, text[] content types, bytea[] bodies.
 COMMIT_KEYED_EACH: Final = statement(_QUERIES["commit_keyed_each"])
+#: The same for keys that nobody has used before, else it fails (23505); and where each answer has status 200,
+#: the turn's version and one content type: the arrays of COMMIT, then text[] ids, bytea[] hashes, bytea[]
+#: bodies, text content type.
+COMMIT_KEYED_NEW: Final = statement(_QUERIES["commit_keyed_new"])
 #: The same for turns that consume or cause messages; rows.py and consequences.py have its arrays ->
 #: (turn uuid, boolean): applied, or not all that it consumes is there.
 COMMIT_MESSAGES: Final = statement(_QUERIES["commit_messages"])

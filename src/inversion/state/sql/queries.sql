@@ -106,6 +106,34 @@ WITH n AS MATERIALIZED (
 )
 SELECT up.turn FROM up;
 
+-- name: commit_keyed_new
+-- commit_keyed_each where every answer is a 200 of one content type and tells its turn's version. No look for
+-- records: when a key has one the primary key of request refuses the statement, and nothing of it is applied.
+WITH n AS MATERIALIZED (
+    SELECT *
+      FROM unnest($1::text[], $2::text[], $3::int8[], $4::uuid[], $5::uuid[], $6::text[], $7::text[], $8::bytea[],
+                  $9::bytea[])
+           AS n (function, key, version, turn, prev, state, id, hash, body)
+), up AS (
+    INSERT INTO inversion.entity AS e (function, key, version, turn, prev, state, updated_at)
+    SELECT m.function, m.key, m.version, m.turn, m.prev, m.state, now()
+      FROM n AS m
+     WHERE m.prev IS NULL
+        OR m.prev = (SELECT g.turn FROM inversion.entity AS g WHERE g.function = m.function AND g.key = m.key)
+     ORDER BY m.function COLLATE "C", m.key COLLATE "C"
+        ON CONFLICT (function, key) DO UPDATE
+       SET version = excluded.version, turn = excluded.turn, prev = excluded.prev, state = excluded.state,
+           updated_at = excluded.updated_at
+     WHERE e.turn = excluded.prev
+    RETURNING e.turn
+), recorded AS (
+    INSERT INTO inversion.request (function, key, id, hash, turn, version, status, content_type, body, created_at)
+    SELECT n.function, n.key, n.id, n.hash, n.turn, n.version, 200, $10::text, n.body, now()
+      FROM n
+     WHERE (n.turn IN (SELECT up.turn FROM up)) IS TRUE
+)
+SELECT up.turn FROM up;
+
 -- name: commit_messages
 -- Whatever a turn consumes is locked before any entity: messages, then timers, each in the order of its key.
 WITH m AS MATERIALIZED (

@@ -16,13 +16,14 @@ from inversion.state.dialing import Settings
 from inversion.state.postgres import Connection, StatementFailed
 
 _REPLACED: Final = " WHERE e.turn = excluded.prev"
+_KEYED: Final = ("COMMIT_KEYED", "COMMIT_KEYED_EACH", "COMMIT_KEYED_NEW")
 _REPLACED_ONE: Final = " AND turn = $5::uuid"
 
 
 def no_check() -> None:
     """A commit replaces whatever is there."""
     rewrite("COMMIT", _REPLACED)
-    for name in ("COMMIT_KEYED", "COMMIT_KEYED_EACH"):
+    for name in _KEYED:
         rewrite(name, _REPLACED)
     rewrite("COMMIT_ONE", _REPLACED_ONE)
 
@@ -30,8 +31,9 @@ def no_check() -> None:
 def older_version_replaced() -> None:
     """A commit replaces the turn it was computed from, and any older version."""
     rewrite("COMMIT", _REPLACED, by=" WHERE e.turn = excluded.prev OR e.version < excluded.version")
-    for name in ("COMMIT_KEYED", "COMMIT_KEYED_EACH"):
+    for name in _KEYED:
         rewrite(name, _REPLACED, by=" WHERE e.turn = excluded.prev OR e.version < excluded.version")
+    for name in _KEYED[:2]:
         rewrite(
             name,
             "(m.prev IS NULL\n            OR m.prev = (SELECT g.turn FROM inversion.entity AS g\n"
@@ -39,17 +41,18 @@ def older_version_replaced() -> None:
             by="true",
         )
     rewrite("COMMIT_ONE", _REPLACED_ONE, by=" AND (turn = $5::uuid OR version < $3::int8)")
-    rewrite(
-        "COMMIT",
-        " WHERE m.prev IS NULL\n"
-        "    OR m.prev = (SELECT g.turn FROM inversion.entity AS g"
-        " WHERE g.function = m.function AND g.key = m.key)",
-    )
+    for name, indent in (("COMMIT", ""), ("COMMIT_KEYED_NEW", "    ")):
+        rewrite(
+            name,
+            f"{indent} WHERE m.prev IS NULL\n"
+            f"{indent}    OR m.prev = (SELECT g.turn FROM inversion.entity AS g"
+            " WHERE g.function = m.function AND g.key = m.key)\n",
+        )
 
 
 def new_entity_overwrites() -> None:
     """Who found nothing writes over what came meanwhile."""
-    for name in ("COMMIT", "COMMIT_KEYED", "COMMIT_KEYED_EACH"):
+    for name in ("COMMIT", *_KEYED):
         rewrite(name, _REPLACED, by=f"{_REPLACED} OR excluded.prev IS NULL")
 
 

@@ -12,7 +12,8 @@ from inversion import mailbox
 from inversion.messages import Recorded, State, Turn
 from inversion.state import loader, rows, store, sweeper
 
-_KEYED: Final = ("COMMIT_KEYED", "COMMIT_KEYED_EACH")
+_LOOKING: Final = ("COMMIT_KEYED", "COMMIT_KEYED_EACH")
+_KEYED: Final = (*_LOOKING, "COMMIT_KEYED_NEW")
 _RECORDED: Final = "     WHERE (n.turn IN (SELECT up.turn FROM up)) IS TRUE\n"
 _ONCE: Final = "        ON CONFLICT (function, key, id) DO NOTHING\n"
 
@@ -24,12 +25,13 @@ def keys_not_looked_up() -> None:
         return {}
 
     put(loader, "_records", nothing)
-    for name in _KEYED:
+    for name in _LOOKING:
         rewrite(
             name,
             "\n       AND NOT EXISTS"
             " (SELECT 1 FROM known AS k WHERE k.function = m.function AND k.key = m.key)",
         )
+    for name in _KEYED:
         rewrite(name, _RECORDED, by=_RECORDED + _ONCE)
 
 
