@@ -105,7 +105,7 @@ FOR EACH ROW WHEN (NEW.state IS NULL) EXECUTE FUNCTION inversion.clear()
 def conflict_taken_for_success() -> None:
     """A member of a batch that does not come back is taken as applied."""
 
-    def settle(walks: Sequence[resolver.CommitWalk], sent: object) -> None:
+    def settle(walks: Sequence[resolver.CommitWalk], statement: object, sent: object) -> None:
         for walk in walks:
             walk.resume(None)
 
@@ -116,11 +116,11 @@ def batch_settled_by_order() -> None:
     """When some of a batch come back, the first ones are taken as applied."""
     settle = committer._settle
 
-    def by_order(walks: Sequence[resolver.CommitWalk], sent: Any) -> None:
+    def by_order(walks: Sequence[resolver.CommitWalk], statement: Any, sent: Any) -> None:
         for walk in walks[: sent.count]:
             walk.resume(None)
         if sent.count < len(walks):
-            settle(walks[sent.count :], _Nothing())
+            settle(walks[sent.count :], statement, _Nothing())
 
     put(committer, "_settle", by_order)
 
