@@ -1,6 +1,8 @@
+Code.require_file("json.ex", __DIR__)
+
 defmodule Shim do
   @moduledoc """
-  inversion for Elixir, in one file: copy it beside your function. Needs jiffy (Debian: erlang-jiffy), Elixir 1.14.
+  inversion for Elixir, in two files: copy this and json.ex beside your function. Elixir 1.14.
 
       Code.require_file("shim.ex", __DIR__)
 
@@ -213,8 +215,8 @@ defmodule Shim do
     ]
   end
 
-  defp encode(value), do: IO.iodata_to_binary(:jiffy.encode(value, [:use_nil]))
-  defp decode(text), do: :jiffy.decode(text, [:return_maps, :use_nil, :dedupe_keys])
+  defp encode(value), do: IO.iodata_to_binary(Shim.Json.encode!(value))
+  defp decode(text), do: Shim.Json.decode!(text)
 
   # One write for each frame: an answer that waited for the next message would share its fate.
   defp write(port, text), do: Port.command(port, [text, "\n"])

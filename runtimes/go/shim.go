@@ -53,7 +53,7 @@ type Context struct {
 	ReplyTo                        string `json:"reply_to"` // of a reply: the id that a send had
 
 	before, state json.RawMessage // nil: there is none
-	asked, stored bool // for a change, for a state
+	asked, stored bool            // for a change, for a state
 	bound         any             // what State was given
 	seen          json.RawMessage // and what was in it then
 	effects       []json.RawMessage
