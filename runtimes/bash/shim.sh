@@ -15,7 +15,7 @@
 #     function of that name
 # answer JSON                      the response; null without it
 # put JSON / delete                the new state / no state any more; neither: it stays as it was
-# refuse CODE TEXT [STATUS [JSON]] the answer is an error (400-499), the state stays; then `return`
+# refuse CODE TEXT [STATUS [JSON [retry]]]   the answer is an error (400-499), the state stays; then `return`
 # whole_number TEXT                is it one? Ask before $((...)): bash runs what it finds in there
 # effect OPERATION [--FIELD TEXT]...  done when, and only if, the answer is stored: send, cancel, forward, publish,
 #     subscribe, unsubscribe, http. --message, --body and --headers take JSON; --stateless is a key of null:
@@ -58,7 +58,7 @@ handler() {
 answer() { inversion_response=$1; }
 put() { inversion_change=state inversion_state=$1; }
 delete() { inversion_change=delete; }
-refuse() { inversion_code=$1 inversion_text=$2 inversion_status=${3:-400} inversion_details=${4:-null}; }
+refuse() { inversion_code=$1 inversion_text=$2 inversion_status=${3:-400} inversion_details=${4:-null} inversion_retry=${5-}; }
 effect() {
   local operation=$1 kind field
   inversion_effects+=(effect "$operation" "")
@@ -120,7 +120,7 @@ serve() {
       esac
     fi
     if [[ $inversion_code ]]; then
-      inversion_line "$id" error "$inversion_code" "$inversion_text" "$inversion_status" "$inversion_details"
+      inversion_line "$id" error "$inversion_code" "$inversion_text" "$inversion_status" "$inversion_details" "$inversion_retry"
     else
       inversion_line "$id" answer "$inversion_response" "$inversion_change" "$inversion_state" "${inversion_effects[@]}"
     fi
@@ -162,9 +162,10 @@ inversion_put_together() {
   exec jq --unbuffered -rR '
   def field: if startswith("+") then .[1:] | @base64d | split("\n") | join(" ") else .[1:] end;
   def checked: . as $text | fromjson | if $text | test("nan"; "i") then tojson else $text end;
-  def error($code; $text; $status; $details):
+  def error($code; $text; $status; $details; $retry):
     "\"error\":{\"code\":\($code | tojson),\"message\":\($text | tojson),\"status\":\($status)"
-    + (if $details == "null" then "" else ",\"details\":\($details | checked)" end) + "}";
+    + (if $details == "null" then "" else ",\"details\":\($details | checked)" end)
+    + (if $retry == "retry" then ",\"retry\":true" else "" end) + "}";
   def effects:
     reduce (range(5; length; 3) as $at | .[$at:$at + 3]) as [$kind, $name, $value] ([];
       if $kind == "effect" then . + [{$name, fields: []}]
@@ -174,11 +175,11 @@ inversion_put_together() {
   if startswith("{") then . else
     (split("\t") | map(field)) as $field | "{\"id\":\($field[0])," as $id
     | try (
-        if $field[1] == "error" then $id + error($field[2]; $field[3]; $field[4]; $field[5]) + "}"
+        if $field[1] == "error" then $id + error($field[2]; $field[3]; $field[4]; $field[5]; $field[6]) + "}"
         else $id + "\"response\":\($field[2] | checked)"
           + (if $field[3] == "state" then ",\"state\":\($field[4] | checked)"
              elif $field[3] == "delete" then ",\"delete\":true" else "" end) + ($field | effects) + "}"
         end)
-      catch (debug | $id + error("function_error"; "the response, the state, an effect or details are not JSON"; "500"; "null") + "}")
+      catch (debug | $id + error("function_error"; "the response, the state, an effect or details are not JSON"; "500"; "null"; "") + "}")
   end'
 }
