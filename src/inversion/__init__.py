@@ -17,6 +17,11 @@ The modules in reading order. A module imports only what stands above it in this
     shipped             where the files of runtimes/ are that ship with the code
     conformance.cases   the cases of the conformance kit, as they stand in their files
     conformance.matching  does a line answer what a case expects
+    conformance.faults  what programs do wrong, each under a name
+    conformance.expecting  what a case expects, in words
+    conformance.answers  which fault it is when the answer is another
+    conformance.advice  from what was seen of a program to what is wrong with it
+    conformance.verdict  what became of a case, and what is known to fail
     templates           a new function of a language, from what ships
     open_files          how many files we may open, and what we start
     ids                 request and turn ids
@@ -80,6 +85,9 @@ The modules in reading order. A module imports only what stands above it in this
     processes.cgi_call  one process that answers one HTTP request
     processes.cgi_mode  one CGI process per request
     processes.supervisor  the nursery: executes the roster's plan
+    conformance.peer    a process that is checked
+    conformance.talking  what is said with it
+    conformance.playing  the host's part of the cases, against a program
     delivery.pace       how many messages of a function a node holds
     delivery.aftermath  what becomes of a message whose turn did not come about
     delivery.fan_out    what was published, to its subscribers
@@ -140,6 +148,7 @@ The modules in reading order. A module imports only what stands above it in this
     cli.serving         dev, serve
     cli.noding          the node that a parent starts
     cli.examining       doctor
+    cli.checking        check
     cli                 the `inversion` command
     pid_one             in a container: an init before the program
     __main__            the entry point

@@ -8,6 +8,7 @@ import click
 
 from inversion import __version__, open_files
 from inversion.cli.asking import health, invoke, send, state
+from inversion.cli.checking import check
 from inversion.cli.examining import doctor
 from inversion.cli.letters import messages
 from inversion.cli.making import init
@@ -25,7 +26,7 @@ def inversion() -> None:
     """Any executable becomes a durable, stateful function behind HTTP, on nothing but PostgreSQL."""
 
 
-for command in (init, dev, serve, migrate, invoke, send, state, messages, health, doctor, node):
+for command in (init, check, dev, serve, migrate, invoke, send, state, messages, health, doctor, node):
     inversion.add_command(command)
 
 
