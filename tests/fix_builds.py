@@ -39,11 +39,11 @@ BUILDS = {
 
 
 @cache
-def built(language: str, program: str) -> tuple[str, ...]:
-    """The command of a program, once it is built."""
+def built(language: str, program: str, folder: Path | None = None) -> tuple[str, ...]:
+    """The command of a program of the language's folder, or of another one, once it is built."""
     build, out = BUILDS[language], _session_folder() / language
     out.mkdir(exist_ok=True)
-    _run(build.line.format(out=out, program=program), RUNTIMES / language)
+    _run(build.line.format(out=out, program=program), folder or RUNTIMES / language)
     return tuple(shlex.split(build.command.format(out=out, program=program, main=program.capitalize())))
 
 

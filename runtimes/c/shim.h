@@ -145,12 +145,10 @@ static inline void shim_schema(const char *handler, const char *of, const char *
   json_object_object_add(json_object_object_get(shim_declared, handler), of, json_tokener_parse(schema));
 }
 
-static inline void shim_cron(const char *name, const char *schedule) {
-  json_object *cron = json_object_new_object();
-  json_object_object_add(cron, "name", json_object_new_string(name));
-  json_object_object_add(cron, "schedule", json_object_new_string(schedule));
+// A schedule: shim_cron("{\"name\":\"nightly\",\"schedule\":\"0 4 * * *\"}")
+static inline void shim_cron(const char *schedule) {
   if (!shim_schedules) shim_schedules = json_object_new_array();
-  json_object_array_add(shim_schedules, cron);
+  json_object_array_add(shim_schedules, json_tokener_parse(schedule));
 }
 
 static inline bool shim_is_utf8(const char *text, size_t left, bool is_name) {

@@ -112,9 +112,8 @@ class Service {
     return *this;
   }
 
-  Service& cron(const std::string& name, const std::string& schedule) {
-    return cron_.push_back({{"name", name}, {"schedule", schedule}}), *this;
-  }
+  // A schedule: .cron({{"name", "nightly"}, {"schedule", "0 4 * * *"}})
+  Service& cron(const json& schedule) { return cron_.push_back(schedule), *this; }
 
   // Answers messages until stdin ends.
   int serve() {

@@ -168,8 +168,9 @@ final class Shim {
         return this;
     }
 
-    Shim cron(String name, String schedule) {
-        cron.add(GSON.toJsonTree(Map.of("name", name, "schedule", schedule)));
+    /** A schedule: cron(Map.of("name", "nightly", "schedule", "0 4 * * *")) */
+    Shim cron(Object schedule) {
+        cron.add(GSON.toJsonTree(schedule));
         return this;
     }
 

@@ -147,8 +147,9 @@ impl Service {
         })
     }
 
-    pub fn cron(mut self, name: &str, schedule: &str) -> Self {
-        self.cron.push(json!({ "name": name, "schedule": schedule }));
+    /// A schedule: `.cron(json!({ "name": "nightly", "schedule": "0 4 * * *" }))`
+    pub fn cron(mut self, schedule: Value) -> Self {
+        self.cron.push(schedule);
         self
     }
 
