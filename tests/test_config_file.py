@@ -188,7 +188,7 @@ def test_an_unknown_key_names_the_nearest_right_one(tmp_path: Path) -> None:
 
 
 def test_an_unknown_key_like_no_other_lists_what_there_is(tmp_path: Path) -> None:
-    assert "known here: channel, command, correlate" in function_fault(tmp_path, "zzzzzz = 1")
+    assert "known here: arguments, channel, command, correlate" in function_fault(tmp_path, "zzzzzz = 1")
 
 
 def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
@@ -252,6 +252,9 @@ def test_a_bad_function_name_is_refused(tmp_path: Path, name: str) -> None:
         ('mode = "cgi"\noutput = "json"', 'output belongs to mode = "exec" and this is "cgi"'),
         ('mode = "cgi"\nidle = "1m"', 'idle belongs to mode = "lines" and this is "cgi"'),
         ('mode = "cgi"\nprocesses = { min = 1 }', '"cgi" starts a process for each call'),
+        ('arguments = "query"', 'arguments belongs to mode = "exec"'),
+        ('mode = "exec"\narguments = "body"', 'arguments must be "none" or "query", not "body"'),
+        ('mode = "exec"\ninput = "png"', 'input must be "json" or a media type'),
         ('mode = "exec"\ncrash = "signal"', 'crash belongs to mode = "cgi" and this is "exec"'),
         ('mode = "cgi"\ncrash = "never"', 'crash must be "status" or "signal", not "never"'),
     ],

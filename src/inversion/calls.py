@@ -104,6 +104,7 @@ class Calls:
         trace: str | None,
         once: Idempotency | None = None,
         condition: Condition | None = None,
+        arguments: tuple[str, ...] = (),
     ) -> tuple[str, Response]:
         """Run one call through the six steps: (request id, response). Raises RequestRefused at the door."""
         received_s = perf_counter()
@@ -113,6 +114,8 @@ class Calls:
             body = self.admit(found, handler, body)
         elif found.mode is _CGI:
             raise not_called(found)
+        elif found.input:
+            body = _taken(found, content_type, body)
         allowed_s = found.timeout_s if timeout_s is None else min(found.timeout_s, timeout_s)
         caller = _Caller()
         # By place, which costs half of what names do: id, address, handler, body, content_type, received_s,
@@ -136,8 +139,10 @@ class Calls:
             if key is None:
                 raise RequestRefused(Code.BAD_REQUEST, "a call without a key has no version to compare")
             request.condition = condition
+        if arguments:
+            request.arguments = arguments
         if once is not None:
-            once.hash = request_hash(handler, condition, body)
+            once.hash = request_hash(handler, condition, body, arguments)
             request.idempotency = once
         self._office.post(request)
         response = caller.response or await _ANSWERS.wait(caller)
@@ -206,11 +211,27 @@ def not_called(function: Function) -> RequestRefused:
     )
 
 
-def request_hash(handler: str, condition: Condition | None, body: bytes) -> bytes:
-    """What a repeat of a keyed request must equal: handler, condition and the bytes of its body."""
-    if condition is None:
+def _taken(function: Function, content_type: str, body: bytes) -> bytes:
+    """A body of the type that a program takes. Raises RequestRefused."""
+    if function.input == "json":
+        return json_text.check(body)
+    if content_type.partition(";")[0].strip().lower() != function.input.lower():
+        raise RequestRefused(
+            Code.CONTENT_TYPE,
+            f"{function.name} takes a body of type {function.input}: say so in Content-Type",
+        )
+    return body
+
+
+def request_hash(
+    handler: str, condition: Condition | None, body: bytes, arguments: tuple[str, ...] = ()
+) -> bytes:
+    """What a repeat of a keyed request must equal: handler, condition, arguments, the bytes of its body."""
+    if condition is None and not arguments:
         return sha256(b"%b\0\0%b" % (handler.encode(), body)).digest()
-    asked = f"{condition.versions}{condition.exists}"
+    asked = "" if condition is None else f"{condition.versions}{condition.exists}"
+    if arguments:
+        asked += ascii(arguments)
     return sha256(b"%b\0%b\0%b" % (handler.encode(), asked.encode(), body)).digest()
 
 

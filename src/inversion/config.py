@@ -44,6 +44,13 @@ class Sandbox(Enum):
     STRICT = "strict"
 
 
+class Arguments(Enum):
+    """Where a caller may add arguments to the command."""
+
+    NONE = "none"
+    QUERY = "query"  #: ?arg=one&arg=two
+
+
 class Crash(Enum):
     """Which ends of a CGI program are crashes: then its answer is not whole."""
 
@@ -101,8 +108,10 @@ class Function:
     sandbox: Sandbox | None = None  #: None: nobody said so; basic, as far as that goes
     limits: Walls = Walls()
     retry: Retry = Retry()
+    input: str = ""  #: exec: "json" (validated), a media type, or "": any
     output: str = "application/octet-stream"  #: exec: "json" (validated), or a media type
     exit: Mapping[int, int] = attrs.field(factory=dict)  #: exec: exit code -> status 400-499
+    arguments: Arguments = Arguments.NONE  #: exec
     crash: Crash = Crash.STATUS  #: cgi
     env: Mapping[str, str] = attrs.field(factory=dict)
     cron: Mapping[str, Schedule] = attrs.field(factory=dict)

@@ -19,6 +19,7 @@ from cattrs.gen import make_dict_structure_fn, override
 
 from inversion import config_values as values
 from inversion.config import (
+    Arguments,
     Channel,
     Config,
     Correlate,
@@ -42,7 +43,7 @@ FILE_NAME: Final = "inversion.toml"
 
 #: Keys that belong to a mode; with another one they would do nothing.
 _LINES_ONLY: Final = ("hello", "channel", "correlate", "strict", "rerun", "idle")
-_EXEC_ONLY: Final = ("output", "exit")
+_EXEC_ONLY: Final = ("input", "output", "exit", "arguments")
 _CGI_ONLY: Final = ("crash",)
 #: A CGI program keeps no state and takes no messages.
 _NOT_CGI: Final = ("state", "retry", "cron")
@@ -286,8 +287,10 @@ _SHAPES: Final[dict[type, dict[str, tuple[str, Callable[[object], object] | None
         "sandbox": ("sandbox", values.choice(Sandbox, Sandbox.STRICT)),
         "limits": ("limits", None),
         "retry": ("retry", None),
-        "output": ("output", values.output),
+        "input": ("input", values.media_type),
+        "output": ("output", values.media_type),
         "exit": ("exit", values.exit_statuses),
+        "arguments": ("arguments", values.choice(Arguments)),
         "crash": ("crash", values.choice(Crash)),
         "env": ("env", values.env),
     },

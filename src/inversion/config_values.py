@@ -129,7 +129,7 @@ def allow_list(value: object) -> AllowList:
     return AllowList(tuple(entries))
 
 
-def output(value: object) -> str:
+def media_type(value: object) -> str:
     """`json`, or a media type."""
     if value == "json":
         return "json"

@@ -125,6 +125,7 @@ class Request:
     alone: bool = False  #: after a death it runs with nothing else in its process
     idempotency: Idempotency | None = None
     condition: Condition | None = None  #: then it is alone in its turn
+    arguments: tuple[str, ...] = ()  #: exec: behind those of the command
     delivery: Delivery | None = None  #: nobody called: it is a message, consumed by the commit of its turn
     repeats: bool = False  #: its key was in flight when it came: look for the first one's answer
     turn: Turn | None = None  #: None while it waits in the mailbox

@@ -38,6 +38,7 @@ class Seen:
     trace: str | None
     once: Idempotency | None = None
     condition: Condition | None = None
+    arguments: tuple[str, ...] = ()
 
 
 async def echo(seen: Seen) -> Response:
@@ -67,8 +68,9 @@ class CallsDouble:
         trace: str | None,
         once: Idempotency | None = None,
         condition: Condition | None = None,
+        arguments: tuple[str, ...] = (),
     ) -> tuple[str, Response]:
-        seen = Seen(function, key, handler, body, content_type, timeout_s, trace, once, condition)
+        seen = Seen(function, key, handler, body, content_type, timeout_s, trace, once, condition, arguments)
         self.seen.append(seen)
         assert self.bridge is not None
         response = await self.bridge.run(self.answering, seen)

@@ -167,6 +167,14 @@ async def test_a_mapped_exit_without_stderr_says_what_stdout_said(tmp_path):
         error = (await served.call()).answers[0].error
     assert error is not None
     assert (error.status, error.message) == (404, "no such thing")
+    assert error.details == b'{"exit_status":4}'
+
+
+async def test_arguments_stand_behind_those_of_the_command(tmp_path):
+    async with serving(shell(tmp_path, 'printf "%s|" "$0" "$@"')) as served:
+        request = served.request()
+        request.arguments = ("-x", "a b", "\udcff")
+        assert (await served.run(a_turn(request))).answers[0].response == b"-x|a b|\xff|"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
+from inversion.config import Arguments, Function, Mode
 from inversion.errors import Code, RequestRefused
 from inversion.messages import Condition, Idempotency
 from inversion.names import CONTROL, MAX_KEY_BYTES, NO_KEY
@@ -111,6 +112,23 @@ def read_condition(fields: Mapping[bytes, bytes]) -> Condition:
     if _VERSIONS.fullmatch(match) is None:
         raise RequestRefused(Code.BAD_REQUEST, 'If-Match is * or versions in quotes, as in "7"')
     return Condition(versions=tuple(int(version) for version in _DIGITS.findall(match)))
+
+
+def read_arguments(function: Function, query: bytes) -> tuple[str, ...]:
+    """`?arg=one&arg=two` of a call, where the config lets callers add arguments. Raises RequestRefused."""
+    if function.arguments is Arguments.NONE:
+        advice = ' (or see arguments = "query")' if function.mode is Mode.EXEC else ""
+        raise RequestRefused(Code.BAD_REQUEST, f"a call takes no query: its input is the body{advice}")
+    arguments = []
+    for part in query.split(b"&"):
+        name, equals, value = part.partition(b"=")
+        decoded = unquote_to_bytes(value.replace(b"+", b" "))
+        if name != b"arg" or not equals or _BAD_PERCENT.search(value) is not None or 0 in decoded:
+            raise RequestRefused(
+                Code.BAD_REQUEST, "the query of a call is arg=..., once for each argument, percent-encoded"
+            )
+        arguments.append(decoded.decode("utf-8", "surrogateescape"))
+    return tuple(arguments)
 
 
 def prefers_async(prefer: bytes) -> bool:

@@ -23,6 +23,7 @@ from inversion.http.asked import (
     function_name,
     handler_name,
     prefers_async,
+    read_arguments,
     read_condition,
     read_key,
     read_once,
@@ -71,6 +72,7 @@ class Calls(Protocol):
         trace: str | None,
         once: Idempotency | None = None,
         condition: Condition | None = None,
+        arguments: tuple[str, ...] = (),
     ) -> tuple[str, Response]:
         """The request's id and its response. Raises InversionError when there is no id yet."""
         ...
@@ -139,13 +141,16 @@ class Ingress:
         if self._calls.draining and not request.early:
             raise draining()
         fields = request.fields
-        if request.query is not None:
-            raise RequestRefused(Code.BAD_REQUEST, "a call takes no query: its input is the body")
         function, key, handler = self._target(segments)
+        arguments: tuple[str, ...] = ()
+        if request.query is not None:
+            arguments = read_arguments(self._calls.function(function), request.query)
         prefer = fields.get(b"prefer")
         if prefer is not None and prefers_async(prefer):
-            if self._sends is None:
-                raise RequestRefused(Code.BAD_REQUEST, "Prefer: respond-async: nothing is sent here")
+            if self._sends is None or arguments:
+                raise RequestRefused(
+                    Code.BAD_REQUEST, "Prefer: respond-async: nothing is sent here, or with arguments"
+                )
             target = self._calls.function(function), key, handler
             return await sending.send(self._sends, request, target, preferred=True)
         timeout = fields.get(b"inversion-timeout")
@@ -161,6 +166,7 @@ class Ingress:
             trace=None if trace is None or TRACE.fullmatch(trace) is None else trace.decode("ascii"),
             once=None if once is None else read_once(once, prefer),
             condition=None if CONDITIONS.isdisjoint(fields) else read_condition(fields),
+            arguments=arguments,
         )
         if response.error is not None:
             self._tally(response.error.code)

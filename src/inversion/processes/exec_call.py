@@ -14,6 +14,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 
+import attrs
+
 from inversion import json_text
 from inversion.config import Function, Limits
 from inversion.errors import Code, FunctionError, Overrun, RequestRefused, RuntimeBroken
@@ -84,8 +86,9 @@ class ExecCall:
         try:
             opened += open_pipe()
             _, new_state, written_to = opened
+            arguments = message.turn.requests[0].arguments
             self.child = Child(
-                recipe,
+                attrs.evolve(recipe, command=(*recipe.command, *arguments)) if arguments else recipe,
                 watch,
                 log_line,
                 self._exited,
@@ -188,13 +191,14 @@ class ExecCall:
     def _failure(self, exit_: Exit) -> MessageOut | RuntimeBroken:
         """A status that the config maps is the function's answer; any other is a crash."""
         status = None if exit_.status is None else self._function.exit.get(exit_.status)
-        if status is None:
+        if status is None or exit_.status is None:
             extra = {**exit_.extra, "stderr": self.child.stderr.tail}
             detail = self._sentence(f"its process ended with {exit_}")
             self.crashed = True
             return RuntimeBroken(Code.FUNCTION_CRASHED, detail, extra=extra)
         said = self.child.stderr.tail or self._response.whole[-TAIL_BYTES:].decode(errors="replace").strip()
-        error = FunctionError("function_error", said or f"{exit_}", status, details=None, retry=False)
+        details = b'{"exit_status":%d}' % exit_.status
+        error = FunctionError("function_error", said or f"{exit_}", status, details=details, retry=False)
         return MessageOut([Answer(error=error)])
 
     def _message_out(self) -> MessageOut:
