@@ -42,6 +42,10 @@ def test_a_program_of_exec_gets_json_that_most_programs_take() -> None:
     assert line == f'curl -d \'{{"hello":"world"}}\' {URL}/v1/call/sum/alice'
 
 
+def test_a_cgi_program_is_asked_over_http() -> None:
+    assert curl_line(URL, config(hello=Mode.CGI), {"hello": None}) == f"curl {URL}/v1/http/hello/"
+
+
 def test_a_function_without_state_gets_no_key() -> None:
     functions = {"sum": Function("sum", ("x",), Path(), mode=Mode.EXEC, state=False)}
     line = curl_line(URL, Config(functions=functions), {"sum": None})

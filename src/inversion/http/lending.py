@@ -94,8 +94,11 @@ class Lent:
 
     @property
     def client(self) -> tuple[str, int]:
-        """Address and port; of a unix socket there is none."""
-        return _address(self._socket.getpeername())
+        """Address and port; of a unix socket there is none. Raises ClientGone."""
+        try:
+            return _address(self._socket.getpeername())
+        except OSError as error:
+            raise ClientGone(error.errno, error.strerror) from None
 
     @property
     def server(self) -> tuple[str, int]:

@@ -1,6 +1,8 @@
 """`mode = "exec"`: one process per call, as many at a time as `processes.max` says; the rest waits here.
 
 Having a process started takes the loop a tenth of a millisecond: a pass of it starts a few and goes on.
+Nothing is forked ahead. Measured: a waiting stub that is given its files and then execs is started 70 us
+sooner than posix_spawn does it, and its program's output ends 0.1 ms later (0.62 instead of 0.52 ms, echo).
 There is no breaker: a program that fails is its own call's failure, and no call waits for another's.
 """
 
