@@ -1,6 +1,7 @@
-"""The host, played by hand: one process over pipes, no database and nothing of the package.
+"""The host, played by hand: one process over pipes, no database and nothing of the package's host.
 
-`async with playing(command) as runtime:` starts it, leaving the block ends it. Each wait has a limit.
+`async with playing(command) as runtime:` starts it, leaving the block ends it. Each wait has a limit. Every
+frame that it reads must be one by the JSON Schemas; what its effects hold is the host's to check.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import trio
+
+from frame_schemas import faults, kind_of, without_effects
 
 RUNTIMES = Path(__file__).resolve().parents[2] / "runtimes"
 WAIT_S = 10.0
@@ -94,6 +97,8 @@ class HandHost:
         assert line, f"its output is over; it said: {self.log()}"
         frame = json.loads(line)
         assert isinstance(frame, dict), line
+        if frame.keys() & {"id", "hello"}:  # a program of correlate = "order" writes none
+            assert faults(kind_of(frame), without_effects(frame)) == [], line[:1_000]
         return frame
 
     async def hello(self) -> dict[str, Any]:

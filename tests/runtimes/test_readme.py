@@ -13,7 +13,11 @@ import pytest
 import trio
 from hand_host import RUNTIMES, WAIT_S, playing
 
+from frame_schemas import faults, kind_of
+from inversion.errors import Code
+
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", (RUNTIMES / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+NOW = "2026-11-24T02:11:00.000Z"  # what the shortened messages of the page have not
 PYTHON = [sys.executable, "function"]
 
 
@@ -71,3 +75,22 @@ async def test_the_exec_function_of_the_readme_counts(tmp_path: Path) -> None:
             )
         assert (done.stdout, (tmp_path / "new").read_bytes()) == (count, count)
         (tmp_path / "new").rename(tmp_path / "old")
+
+
+def test_the_codes_of_the_readme_are_the_closed_list() -> None:
+    text = (RUNTIMES / "README.md").read_text()
+    section = text.partition("## Errors\n")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ") and "`" in line]
+    listed = re.findall(r"`(\w+)`", " ".join(rows))
+    assert sorted(listed) == sorted(code.wire for code in Code)
+
+
+def test_the_frames_of_the_readme_are_frames_by_the_schemas() -> None:
+    for line in filter(None, "\n".join(blocks("json")).splitlines()):
+        frame = json.loads(line)
+        if "ctx" in frame:
+            kind = "turn-in" if "messages" in frame else "message-in"
+            frame.get("messages", [{}])[-1].update(attempt=1, now=NOW, deadline=NOW, seed="9f", meta={})
+        else:
+            kind = kind_of(frame)
+        assert faults(kind, frame) == [], line
