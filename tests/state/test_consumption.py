@@ -10,7 +10,13 @@ from walking import a_store, load, running, sql, turn_of, walk
 
 from inversion.effects import Cancel, Effect, Send
 from inversion.errors import Outrun
+from inversion.ids import new_turn_id
 from inversion.messages import Address, Answer, Delivery, MessageOut, State, Stored
+from inversion.state import rows
+from inversion.state import sql as statements
+from inversion.state.consequences import consequences_of, versions_with
+from inversion.state.postgres import Connection
+from inversion.state.rows import Commit
 from inversion.state.store import PostgresStore
 
 COUNT = "SELECT count(*) FROM inversion.message"
@@ -137,3 +143,53 @@ async def test_a_timer_that_was_withdrawn_earlier_in_its_turn_does_not_ring(
         assert sql(database_url, "SELECT id FROM inversion.timer") == [(id_,)]
         await together(0)
         assert sql(database_url, "SELECT id FROM inversion.timer WHERE id = '" + str(id_) + "'") == []
+
+
+def a_commit(key: str, seq: int | None, *effects: Effect, replaced: bytes | None = None) -> Commit:
+    """Of an entity of `b`, which consumes what `counter/x` sent it."""
+    turn = turn_of(key)
+    turn.address = Address("b", key)
+    if seq is not None:
+        turn.requests[0].delivery = Delivery(turn.address, "counter/x", 1, seq, f"m{seq}", "call", b"1")
+    answers = [Answer(b"1", changed=True, effects=effects)]
+    versions = versions_with(turn, 0, answers)
+    made = consequences_of(turn, answers, versions, None, "application/json")
+    return Commit(turn, b"b", key.encode(), versions[-1], new_turn_id(), replaced, b"1", (), made)
+
+
+@pytest.mark.parametrize("refused", [set(), {"gone"}, {"stale"}, {"gone", "stale"}])
+async def test_of_turns_in_one_statement_each_is_told_what_became_of_it(
+    refused: set[str], database_url: str
+) -> None:
+    """Senders and receivers; of those `refused` one comes too late for its message, one for its state."""
+    async with running(a_store(database_url)) as store:
+        out = MessageOut([Answer(b"1", effects=[Send("b", "y", "call", b"1"), Send("b", "z", "call", b"2")])])
+        state = await load(store, "x")
+        await walk(lambda: store.store_state(turn_of("x"), state, out))
+    sends = Send("b", "target", "call", b"3")
+    commits = {
+        "consumes": a_commit("y", 0),
+        "sends": a_commit("s", None, sends),
+        "both": a_commit("z", 1, sends),
+    }
+    if "gone" in refused:
+        commits["gone"] = a_commit("gone", 5, sends)
+    if "stale" in refused:
+        commits["stale"] = a_commit("stale", None, sends, replaced=new_turn_id())
+    statement, parameters = rows.commit_statement(list(commits.values()))
+    assert statement is statements.COMMIT_PLAIN_MESSAGES
+    connection = await Connection.open(database_url)
+    try:
+        sent = await connection.execute(statement, parameters)
+    finally:
+        connection.close()
+    applied, outrun = rows.applied_of(statement, sent)
+    assert applied == {commit.id for name, commit in commits.items() if name not in refused}
+    assert outrun == {commit.id for name, commit in commits.items() if name in refused & {"gone"}}
+    assert (sent.count == len(commits) and rows.all_applied(sent)) is not bool(refused)
+    assert sql(database_url, "SELECT key, sender FROM inversion.message ORDER BY sender") == [
+        ("target", "b/s"),
+        ("target", "b/z"),
+    ]
+    keys = sql(database_url, "SELECT key FROM inversion.entity WHERE function = 'b' ORDER BY key")
+    assert keys == [("s",), ("y",), ("z",)]

@@ -56,8 +56,8 @@ class Births(Protocol):
 def versions_with(turn: Turn, version: int, answers: Sequence[Answer]) -> list[int]:
     """The version after each message: one of its own where it changed the state, sent or owes something."""
     versions = []
-    for request, answer in zip(turn.requests, answers, strict=True):
-        delivery = request.delivery
+    for place, request in enumerate(turn.requests):
+        answer, delivery = answers[place], request.delivery
         if answer.changed or answer.effects or (delivery is not None and delivery.reply_to is not None):
             version += 1
         versions.append(version)

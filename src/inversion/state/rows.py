@@ -159,8 +159,8 @@ def _keyed_parameters(commits: Sequence[Commit]) -> list[bytes]:
 
 
 def _with_messages(commits: Sequence[Commit]) -> tuple[sql.Statement, Sequence[bytes | None]]:
-    entities = [commit for commit in commits if not commit.stateless]
-    alone = [commit for commit in commits if commit.stateless]
+    entities = [commit for commit in commits if commit.key != STATELESS_KEY]
+    alone = [] if len(entities) == len(commits) else [commit for commit in commits if commit.stateless]
     turns = [
         *_commit_parameters(entities),
         arrays.int8s([_needs(commit) for commit in entities]),
@@ -172,12 +172,20 @@ def _with_messages(commits: Sequence[Commit]) -> tuple[sql.Statement, Sequence[b
         for commit in commits
         if commit.consequences is not None
     ]
-    if any(commit.records for commit in commits) or not all(each[3].plain for each in causes):
+    if not _is_plain(commits):
         parameters = [*turns, *_record_parameters(commits), *arrays_of(causes)]
         if any(each[3].subscribing for each in causes):
             return sql.COMMIT_SUBSCRIBING, [*parameters, *subscribing_arrays_of(causes)]
         return sql.COMMIT_MESSAGES, parameters
     return sql.COMMIT_PLAIN_MESSAGES, [*turns, *plain_arrays_of(causes)]
+
+
+def _is_plain(commits: Sequence[Commit]) -> bool:
+    """Whether nothing is recorded, and nothing but messages consumed and caused."""
+    for commit in commits:
+        if commit.records or not (commit.consequences is None or commit.consequences.plain):
+            return False
+    return True
 
 
 def _needs(commit: Commit) -> int:
