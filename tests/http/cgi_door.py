@@ -105,7 +105,7 @@ async def cgi_door(
     *functions: Function,
     limits: Limits | None = None,
     deadlines: Deadlines | None = None,
-    within_s: float = 20.0,
+    within_s: float = 50.0,
 ) -> AsyncIterator[CgiDoor]:
     named = {function.name: function for function in functions}
     logs: list[str] = []

@@ -259,7 +259,7 @@ async def test_less_than_its_content_length_is_a_cut_answer(tmp_path: Path):
 
 async def test_who_has_all_of_an_answer_does_not_wait_for_the_program(tmp_path: Path):
     script = "printf 'Content-Length: 2\\n\\nok'; sleep 30"
-    async with cgi_door(shell(tmp_path, script, timeout_s=0.5)) as door:
+    async with cgi_door(shell(tmp_path, script, timeout_s=2)) as door:
         client = await door.connect()
         await client.send(get(b"/v1/http/fn") * 2)
         assert [(await client.answer()).body for _ in range(2)] == [b"ok", b"ok"]
@@ -339,7 +339,7 @@ async def test_who_leaves_while_it_waits_for_a_process_gets_none(tmp_path: Path)
 
 
 async def test_a_silent_program_is_ended_and_the_client_told(tmp_path: Path):
-    async with cgi_door(shell(tmp_path, "echo why >&2; sleep 100", timeout_s=0.5, grace_s=0.1)) as door:
+    async with cgi_door(shell(tmp_path, "echo why >&2; sleep 100", timeout_s=2, grace_s=0.1)) as door:
         answer = await door.ask(get(b"/v1/http/fn"))
         said = json.loads(answer.body)
         assert (answer.status, said["code"], said["stderr"]) == (502, "function_timeout", "why")
@@ -350,7 +350,7 @@ async def test_a_silent_program_is_ended_and_the_client_told(tmp_path: Path):
 
 async def test_a_program_that_falls_silent_after_a_part_is_cut_off(tmp_path: Path):
     script = "printf 'A: b\\n\\npart'; trap '' TERM; sleep 100; sleep 100"
-    async with cgi_door(shell(tmp_path, script, timeout_s=0.5, grace_s=0.1)) as door:
+    async with cgi_door(shell(tmp_path, script, timeout_s=2, grace_s=0.1)) as door:
         client = await door.connect()
         await client.send(get(b"/v1/http/fn"))
         assert (await read_to_end(client)).endswith(b"part\r\n")
@@ -358,8 +358,8 @@ async def test_a_program_that_falls_silent_after_a_part_is_cut_off(tmp_path: Pat
 
 
 async def test_a_program_that_goes_on_talking_has_no_limit(tmp_path: Path):
-    script = "printf 'A: b\\n\\n'; for i in 1 2 3 4 5 6 7 8; do sleep 0.2; printf $i; done"
-    async with cgi_door(shell(tmp_path, script, timeout_s=1)) as door:
+    script = "printf 'A: b\\n\\n'; for i in 1 2 3 4 5 6 7 8; do sleep 0.4; printf $i; done"
+    async with cgi_door(shell(tmp_path, script, timeout_s=2)) as door:
         assert (await door.ask(get(b"/v1/http/fn"))).body == b"12345678"
 
 
@@ -392,7 +392,7 @@ async def test_a_client_that_sends_a_byte_now_and_then_is_not_waited_for_for_eve
 
 async def test_a_client_that_stops_reading_loses_its_program(tmp_path: Path):
     script = "printf 'A: b\\n\\n'; cat /dev/zero"
-    async with cgi_door(shell(tmp_path, script, timeout_s=0.5, grace_s=0.1)) as door:
+    async with cgi_door(shell(tmp_path, script, timeout_s=2, grace_s=0.1)) as door:
         client = await door.connect()
         await client.send(get(b"/v1/http/fn"))
         await until(lambda: bool(processes_of(tmp_path)))
