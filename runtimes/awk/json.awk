@@ -21,9 +21,45 @@ function json_type(j) {
   return j ~ /^[-0-9]/ ? "number" : substr(j, 1, 4) == "fals" ? "false" : substr(j, 1, 4)
 }
 
+# Cuts a text into what stands between strings, seps[0...], and what stands in them, strings[1...]; how many, -1 if one
+# has no end. At the quotes, for gawk's regular expressions take their time with long strings.
+function json_strings(j, strings, seps,    pieces, many, at, count, inside) {
+  delete strings
+  delete seps
+  many = split(j, pieces, "\"")
+  seps[0] = pieces[1]
+  for (at = 2; at <= many; at++) {
+    inside = pieces[at]
+    while (json_escapes_next(inside)) {
+      if (++at > many) return -1
+      inside = inside "\"" pieces[at]
+    }
+    if (++at > many) return -1
+    strings[++count] = inside
+    seps[count] = pieces[at]
+  }
+  return count + 0
+}
+
+function json_escapes_next(text,    at) { # does it end with an odd number of backslashes?
+  for (at = length(text); at > 0 && substr(text, at, 1) == "\\"; at--);
+  return (length(text) - at) % 2
+}
+
 # Strings become ", other words v, and then the innermost brackets v, until one is left.
-function json_ok(j) {
-  gsub(/"([^"\\\x00-\x1f]|\\(["\\\/bfnrt]|u[0-9a-fA-F]{4}))*"/, "\"", j)
+function json_ok(j,    strings, seps, many, at, inside) {
+  many = json_strings(j, strings, seps)
+  if (many < 0) return 0
+  j = seps[0]
+  for (at = 1; at <= many; at++) {
+    inside = strings[at]
+    if (inside ~ /[\x00-\x1f]/) return 0
+    if (index(inside, "\\")) {
+      gsub(/\\(["\\\/bfnrt]|u[0-9a-fA-F]{4})/, "", inside)
+      if (index(inside, "\\")) return 0
+    }
+    j = j "\"" seps[at]
+  }
   if (j ~ /[^-+0-9.eE\]\[{},:" \t\r\ntruefalsn]/) return 0
   gsub(/-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?|true|false|null/, "v", j)
   gsub(/[ \t\r\n]+/, "", j)
@@ -32,28 +68,32 @@ function json_ok(j) {
 }
 
 # The parts of an object or array: in `parts` by number, their names in `names`.
-function json_cut(j, parts, names,    strings, seps, many, at, sep, char, depth, part, count) {
+function json_cut(j, parts, names,    strings, seps, many, at, sep, char, depth, part, count, tokens, marks, marked, k) {
   delete parts
   delete names
-  many = patsplit(j, strings, /"([^"\\]|\\.)*"/, seps)
+  many = json_strings(j, strings, seps)
   depth = count = 0
   for (at = 0; at <= many; at++) {
-    if (at) part = part strings[at]
-    for (sep = seps[at]; match(sep, /[\]\[{},:]/);) {
-      char = substr(sep, RSTART, 1)
-      part = part substr(sep, 1, RSTART - 1)
-      sep = substr(sep, RSTART + 1)
+    if (at) part = part "\"" strings[at] "\""
+    marked = split(seps[at], tokens, /[\]\[{},:]/, marks)
+    for (k = 1; k < marked; k++) {
+      char = marks[k]
+      part = part tokens[k]
       if (depth == 1 && char == ":") { names[count + 1] = json_text(part); part = ""; continue }
       if (depth == 1 && char ~ /[,\]}]/ && part ~ /[^ \t\r\n]/) { parts[++count] = json_trim(part); part = "" }
       depth += char ~ /[\[{]/ ? 1 : char ~ /[\]}]/ ? -1 : 0
       if (depth > 1 || depth == 1 && char ~ /[\]}]/) part = part char
     }
-    part = part sep
+    if (marked) part = part tokens[marked]
   }
   return count
 }
 
-function json_trim(j) { gsub(/^[ \t\r\n]+|[ \t\r\n]+$/, "", j); return j }
+function json_trim(j) {
+  if (j ~ /^[ \t\r\n]/) sub(/^[ \t\r\n]+/, "", j)
+  if (substr(j, length(j)) ~ /[ \t\r\n]/) sub(/[ \t\r\n]+$/, "", j)
+  return j
+}
 
 function json_fields(j, parts, names,    values, count, at) {
   count = json_cut(j, values, names)
@@ -74,24 +114,28 @@ function json_set(j, name, value,    parts, names, count, at, out) {
   return "{" substr(out, 2) "}"
 }
 
-function json_text(j,    out, code, low) {
-  if (json_trim(j) !~ /^"/) return json_trim(j)
+function json_text(j,    pieces, many, at, out, piece, char, code, low) {
   j = json_trim(j)
+  if (substr(j, 1, 1) != "\"") return j
   j = substr(j, 2, length(j) - 2)
-  while (match(j, /\\(u[0-9a-fA-F]{4}|.)/)) {
-    out = out substr(j, 1, RSTART - 1)
-    code = substr(j, RSTART + 1, RLENGTH - 1)
-    j = substr(j, RSTART + RLENGTH)
-    if (code !~ /^u/) { out = out (index("nrtbf", code) ? substr("\n\r\t\b\f", index("nrtbf", code), 1) : code); continue }
-    code = strtonum("0x" substr(code, 2))
-    if (code >= 55296 && code < 56320 && j ~ /^\\u[dD][c-fC-F]/) {
-      low = strtonum("0x" substr(j, 3, 4))
-      j = substr(j, 7)
-      code = 65536 + (code - 55296) * 1024 + low - 56320
+  if (!index(j, "\\")) return j
+  many = split(j, pieces, /\\/)
+  out = pieces[1]
+  for (at = 2; at <= many; at++) {
+    piece = pieces[at]
+    char = substr(piece, 1, 1)
+    if (char == "") out = out "\\" pieces[++at] # a backslash that escapes the next
+    else if (char != "u") out = out (index("nrtbf", char) ? substr("\n\r\t\b\f", index("nrtbf", char), 1) : char) substr(piece, 2)
+    else {
+      code = strtonum("0x" substr(piece, 2, 4))
+      if (code >= 55296 && code < 56320 && length(piece) == 5 && pieces[at + 1] ~ /^u[dD][c-fC-F]/) {
+        low = strtonum("0x" substr(piece = pieces[++at], 2, 4))
+        code = 65536 + (code - 55296) * 1024 + low - 56320
+      }
+      out = out json_utf8(code) substr(piece, 6)
     }
-    out = out json_utf8(code)
   }
-  return out j
+  return out
 }
 
 function json_utf8(code) { # bytes: gawk runs with -b
@@ -101,16 +145,12 @@ function json_utf8(code) { # bytes: gawk runs with -b
   return sprintf("%c%c%c%c", 240 + code / 262144, 128 + code / 4096 % 64, 128 + code / 64 % 64, 128 + code % 64)
 }
 
-function json_string(text,    out, char) {
+function json_string(text,    code) {
   gsub(/[\\"]/, "\\\\&", text)
   gsub(/\n/, "\\n", text)
   gsub(/\t/, "\\t", text)
-  while (match(text, /[\x00-\x1f]/)) {
-    for (char = 0; sprintf("%c", char) != substr(text, RSTART, 1);) char++
-    out = out substr(text, 1, RSTART - 1) sprintf("\\u%04x", char)
-    text = substr(text, RSTART + 1)
-  }
-  return "\"" out text "\""
+  for (code = 0; text ~ /[\x00-\x1f]/; code++) gsub(sprintf("[%c]", code), sprintf("\\u%04x", code), text)
+  return "\"" text "\""
 }
 
 function json_object(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p,    out) {

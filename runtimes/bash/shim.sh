@@ -133,8 +133,11 @@ serve() {
 # One line for each field, so that `read` needs no quoting: "=" and the text, its backslashes and newlines escaped
 # for printf %b, or "+" and base64. NUL is left out: a shell's strings end there.
 inversion_take_apart() {
-  exec jq --unbuffered -r '
-  def field: (if type == "string" then . else tojson end) | split("\u0000") | join("")
+  exec jq --unbuffered -nr '
+  # jq reads JSON and not lines, but it counts newlines: a last line without one is torn, the host died while it wrote.
+  foreach (try inputs catch if tostring | test("at EOF") then empty else error end) as $frame
+    (0; . + 1; if input_line_number >= . then $frame else empty end)
+  | def field: (if type == "string" then . else tojson end) | split("\u0000") | join("")
     | if test("[\\\\\n]") | not then "=" + .
       elif length > 400 then "+" + @base64
       else "=" + (split("\\") | join("\\\\") | split("\n") | join("\\n")) end;
@@ -161,7 +164,8 @@ inversion_line() {
 inversion_put_together() {
   exec jq --unbuffered -rR '
   def field: if startswith("+") then .[1:] | @base64d | split("\n") | join(" ") else .[1:] end;
-  def checked: . as $text | fromjson | if $text | test("nan"; "i") then tojson else $text end;
+  def checked: . as $text | fromjson
+    | if ($text | test("nan"; "i")) and any(..; type == "number" and isnan) then error("NaN") else $text end;
   def error($code; $text; $status; $details; $retry):
     "\"error\":{\"code\":\($code | tojson),\"message\":\($text | tojson),\"status\":\($status)"
     + (if $details == "null" then "" else ",\"details\":\($details | checked)" end)

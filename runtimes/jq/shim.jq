@@ -67,13 +67,18 @@ def _turn($handlers; $default; filter):
         | if $change == {} then . else .last = $change | .now = ($change | del(.delete)) end)
       | {answers} + (.last // {}));
 
+# The lines that came whole. jq reads JSON and not lines, but it counts newlines: a last line without one is torn.
+def _frames:
+  foreach (try inputs catch if tostring | test("at EOF") then empty else error end) as $frame
+    (0; . + 1; if input_line_number >= . then $frame else empty end);
+
 def serve($handlers; $cron; filter):
   ([$handlers | to_entries[] | select(.value.default == true).key][0]) as $default
   | ($handlers | map_values(del(.default) | .reads_only = (.reads_only == true))) as $declared
   | {hello: ({protocol: 1, runtime: "jq", pipeline: 64, batch: 64, integers: 53,
       handlers: ($declared + if $default == null then {} else {call: $declared[$default]} end)}
       + if ($cron // []) == [] then {} else {cron: $cron} end)},
-    (inputs
+    (_frames
       | if has("messages") then _turn($declared; $default; filter)
         else {id} + (del(.id) | _one($declared; $default; filter)) end);
 def serve($handlers; filter): serve($handlers; null; filter);
