@@ -8,7 +8,11 @@ from contextlib import asynccontextmanager
 from walking import sql
 
 from inversion.ids import new_turn_id
+from inversion.state.arrays import texts
+from inversion.state.dialing import Settings
 from inversion.state.outbox import Outbox
+from inversion.state.postgres import Connection
+from inversion.state.sql import BACKLOG, statement
 
 NODE, OTHER = new_turn_id(), new_turn_id()
 
@@ -66,3 +70,57 @@ async def test_behind_one_that_this_node_has_more_are_taken_behind_anothers_none
     put(database_url, "a/z", -9.0, 1.0, 1.0, owners=(OTHER, None, None))
     async with an_outbox(database_url) as outbox:
         assert await claimed(outbox, 10) == ["a/x 1"]
+
+
+async def test_many_that_stand_before_their_first_do_not_keep_it_waiting(database_url: str) -> None:
+    """The first of each of fifty pairs was put off; the four hundred behind each have been due for longer."""
+    sql(
+        database_url,
+        "INSERT INTO inversion.message (function, key, sender, sender_version, seq, id, handler, body, hops,"
+        " attempt, failures, due_at, born_at)"
+        " SELECT 'b', 'k' || p, 'a/x', v, 0, p || ' ' || v, 'call', '1', 1, 1, 1,"
+        " now() - CASE WHEN v = 1 THEN 1 ELSE 60 END * interval '1 s' + v * interval '1 ms', now()"
+        " FROM generate_series(1, 50) AS p, generate_series(1, 400) AS v",
+    )
+    found: dict[str, list[int]] = {}
+    rounds = 0
+    async with an_outbox(database_url) as outbox:
+        while sum(map(len, found.values())) < 500:
+            rounds += 1
+            for each in await outbox.claim({"b": 10}):
+                found.setdefault(each.target.key or "", []).append(each.sender_version)
+    assert rounds < 200
+    for versions in found.values():
+        assert versions == list(range(1, len(versions) + 1))
+
+
+async def test_what_only_waits_for_room_stays_in_its_place(database_url: str) -> None:
+    put(database_url, "a/z", *(60.0 - seq for seq in range(50)))
+    places = "SELECT seq, due_at FROM inversion.message WHERE seq >= 5 ORDER BY seq"
+    before = sql(database_url, places)
+    async with an_outbox(database_url) as outbox:
+        outbox.displaced = 1  # it looks further than it takes
+        assert await claimed(outbox, 5) == [f"a/z {seq}" for seq in range(5)]
+        assert outbox.displaced == 0
+    assert sql(database_url, places) == before
+
+
+async def test_what_waits_is_counted_without_reading_the_whole_table(database_url: str) -> None:
+    sql(
+        database_url,
+        "INSERT INTO inversion.message (function, key, sender, sender_version, seq, id, handler, body, hops,"
+        " attempt, failures, due_at, born_at)"
+        " SELECT 'b', 'k', 'a/x', v, 0, v::text, 'call', '1', 1, 0, 0, now(), now()"
+        " FROM generate_series(1, 30000) AS v",
+    )
+    sql(database_url, "ANALYZE inversion.message")
+    connection = await Connection.open(database_url, Settings())
+    try:
+        explained = statement(f"EXPLAIN {BACKLOG.text.decode()}")
+        plan = await connection.execute(explained, [texts([b"b", b"c", b"d"])])
+        lines = [(plan.value(row, 0) or b"").decode() for row in range(plan.count)]
+    finally:
+        connection.close()
+    scans = [line.split("(")[0].strip() for line in lines if "Scan" in line and " message " in f"{line} "]
+    assert len(scans) == 3
+    assert all("Index Scan using message_due" in scan for scan in scans), scans

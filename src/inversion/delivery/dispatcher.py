@@ -213,7 +213,7 @@ class Dispatcher:
                 held.renewed_s = now_s
 
     async def _claim(self, outbox: Outbox, now_s: float) -> bool:
-        """Whether there was as much as there was room for, of some function."""
+        """Whether there may be more to take at once, of some function."""
         rooms = {}
         for name in (*self._functions, *self._built_ins):
             pace = self._pace(name)
@@ -234,7 +234,7 @@ class Dispatcher:
                 counts[delivery.target.function] += 1
                 self._deliver(delivery, now_s)
         self._counters.messages_claimed += len(claimed)
-        full = False
+        full = outbox.displaced > 0
         for name, count in counts.items():
             pace = self._pace(name)
             pace.more = count >= rooms[name]

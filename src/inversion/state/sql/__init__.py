@@ -155,7 +155,8 @@ COMMIT_SUBSCRIBING: Final = statement(_subscribing())
 COMMIT_PLAIN_MESSAGES: Final = statement(_QUERIES["commit_plain_messages"])
 #: Those that say of each turn whether it was applied.
 SAYING: Final = (COMMIT_MESSAGES, COMMIT_SUBSCRIBING, COMMIT_PLAIN_MESSAGES)
-#: text[] functions, int8[] rooms, uuid owner, int8 lease in ms -> the columns of outbox.py, in pairs' order.
+#: text[] functions, int8[] rooms, uuid owner, int8 lease in ms (, int8 how many to look at) -> the columns of
+#: outbox.py, in pairs' order; of messages at least one row, with how many stood in the way.
 CLAIM_MESSAGES: Final = statement(_QUERIES["claim_messages"])
 CLAIM_TIMERS: Final = statement(_QUERIES["claim_timers"])
 RENEW_MESSAGES: Final = statement(_QUERIES["renew_messages"])

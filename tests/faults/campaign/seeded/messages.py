@@ -76,18 +76,17 @@ def messages_only_counted() -> None:
 
 def polled_past_the_last_seen() -> None:
     """A node looks for messages with a higher id than the highest it has seen."""
-    rewrite("CLAIM_MESSAGES", "AND m.due_at <= now()\n", by="AND m.due_at <= now() AND m.id > $5::text\n")
+    rewrite("CLAIM_MESSAGES", "AND m.due_at <= now()\n", by="AND m.due_at <= now() AND m.id > $6::text\n")
     newest: dict[outbox.Outbox, bytes] = {}
     original = outbox.Outbox._claim
 
     async def claim(
-        self: outbox.Outbox, statement: sql.Statement, functions: bytes, rooms: Sequence[int]
+        self: outbox.Outbox, statement: sql.Statement, functions: bytes, rooms: Sequence[int], *more: bytes
     ) -> Any:
         if statement is not sql.CLAIM_MESSAGES:
             return await original(self, statement, functions, rooms)
         last = newest.get(self, b"")
-        parameters = [functions, outbox.arrays.int8s(rooms), self._node, outbox._LEASE, last]
-        found = await self._connection.execute(statement, parameters)
+        found = await original(self, statement, functions, rooms, *more, last)
         newest[self] = max([last, *(found.value(row, 5) or b"" for row in range(found.count))])
         return found
 
