@@ -314,10 +314,10 @@ WITH m AS MATERIALIZED (
        FOR UPDATE OF x
 ), complete AS MATERIALIZED (
     -- of those that consume; itself counts too
-    SELECT m.turn, count(*) + 1 AS needs
-      FROM m
-     GROUP BY m.turn
-    HAVING bool_and(m.expected)
+    SELECT l.turn, count(*) + 1 AS needs
+      FROM m AS l
+     GROUP BY l.turn
+    HAVING bool_and(l.expected)
 ), up AS (
     INSERT INTO inversion.entity AS e (function, key, version, turn, prev, state, updated_at)
     SELECT m.function, m.key, m.version, m.turn, m.prev, m.state, now()
