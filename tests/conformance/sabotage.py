@@ -31,7 +31,7 @@ FAULTS = {
     "numeric-id": "answers with the id as a number",
     "previous-id": "answers with the id of the message before",
     "answers-twice": "writes each answer twice",
-    "skips-same-id": "does not answer an id that it has seen",
+    "skips-same-id": "does not answer an id of which it has seen another attempt",
     "swaps": "of two messages at a time it mixes up the answers",
     "pretty": "writes JSON over several lines",
     "byte-order-mark": "begins its output with a byte order mark",
@@ -40,6 +40,21 @@ FAULTS = {
     "exits-on-error": "ends at what a function throws",
     "exits-on-unknown": "ends at a field it does not know",
     "answers-unknown": "answers a field it does not know with an error",
+    "dies-of-no-handler": "ends at a handler that it does not have",
+    "dies-of-scalars": "ends at a message that is no object and no list",
+    "dies-of-null-state": "ends at a state of null",
+    "dies-of-foreign-state": "ends at a state that it did not leave itself",
+    "dies-of-trace": "ends where ctx has a trace",
+    "dies-of-minus-zero": "ends at -0",
+    "dies-of-underflow": "ends at a number that is too small",
+    "no-negatives": "loses signs",
+    "truncates": "loses fractions",
+    "logs-to-stdout": "writes its log to stdout",
+    "impatient": "gives up functions that take their time",
+    "put-needs-state": "puts only where there was a state",
+    "puts-null-for-none": "leaves null where there was no state",
+    "state-as-text": "writes the state as JSON in a text",
+    "no-stateless": "refuses calls without a key",
     "dies-of-bad-json": "ends at an answer that JSON has no word for",
     "reads-64k": "reads at most 64 KiB of a line",
     "cuts-u2028": "takes U+2028 for the end of a line",
@@ -58,7 +73,6 @@ FAULTS = {
     "loses-put-null": "keeps the state where null was put",
     "loses-put-falsy": "keeps the state where something empty was put",
     "loses-delete": "keeps the state where it was deleted",
-    "deletes-nothing": "says delete where there was no state",
     "misses-in-place": "does not notice a state that was changed in place",
     "puts-first": "leaves the state as it was first put",
     "always-puts": "says the state was put where nothing changed",
@@ -211,6 +225,7 @@ class Runtime:
             "doubles": lambda text: int(float(text)),
             "int64": lambda text: min(int(text), 2**63 - 1),
             "integers-as-text": str,
+            "no-negatives": lambda text: abs(int(text)),
         }.get(FAULT, int)
         try:
             frame = json.loads(line, parse_int=parse_int)
@@ -218,6 +233,8 @@ class Runtime:
             if fault("reads-64k", "cuts-u2028", "cuts-u0085", "reads-in-pieces", "runs-torn"):
                 return  # "some noise", it thinks
             raise
+        if self.dies_of(frame, line):
+            sys.exit(5)
         if fault("exits-on-unknown") and set(frame) - {"id", "ctx", "message", "messages", "state"}:
             sys.exit(4)
         if fault("answers-unknown") and set(frame) - {"id", "ctx", "message", "messages", "state"}:
@@ -225,11 +242,30 @@ class Runtime:
             return
         if fault("id-first") and not line.startswith(b'{"id"'):
             return
-        if fault("skips-same-id") and frame["id"] in self.seen:
+        if fault("skips-same-id") and frame["id"].split(".")[0] in self.seen:
             return
-        self.seen.add(frame["id"])
+        self.seen.add(frame["id"].split(".")[0])
         answer = self.turn(frame) if "messages" in frame else self.single(frame)
         self.send(frame, answer)
+
+    def dies_of(self, frame, line):
+        ctx = frame.get("ctx", {})
+        match FAULT:
+            case "dies-of-no-handler":
+                return ctx.get("handler", "run") not in HANDLERS
+            case "dies-of-scalars":
+                return "message" in frame and isinstance(frame["message"], bool | int | str)
+            case "dies-of-null-state":
+                return frame.get("state", ABSENT) is None
+            case "dies-of-foreign-state":
+                return isinstance(frame.get("state"), str)
+            case "dies-of-trace":
+                return "trace" in ctx
+            case "dies-of-minus-zero":
+                return b"-0," in line
+            case "dies-of-underflow":
+                return b"1e-400" in line
+        return False
 
     def send(self, frame, answer):
         if fault("null-response") and answer.get("response", 0) is None and len(answer) == 2:
@@ -274,9 +310,11 @@ class Runtime:
             other, self.held_back = json.loads(self.held_back), b""
             other["id"], answer["id"] = answer["id"], other["id"]
             return self.line(other) + self.line(answer)
-        if (
-            self.lines.peek(1) and select.select([self.lines], [], [], 0.05)[0]
-        ) or b"\n" in self.lines.peek():
+        time.sleep(0.05)
+        os.set_blocking(self.lines.fileno(), False)
+        another = self.lines.peek(1)
+        os.set_blocking(self.lines.fileno(), True)
+        if b"\n" in another:
             self.held_back = self.line(answer)
             return b""
         return self.line(answer)
@@ -327,6 +365,12 @@ class Runtime:
         return answer
 
     def leave(self, answer, change, ctx, state):
+        if fault("put-needs-state") and state is ABSENT:
+            return
+        if fault("puts-null-for-none") and state is ABSENT and change is KEEP and "response" in answer:
+            answer["state"] = None
+        if fault("state-as-text") and change is not KEEP and change is not ABSENT:
+            change = dump(change)
         if change is KEEP:
             if fault("always-puts") and state is not ABSENT and "error" not in answer:
                 answer["state"] = state
@@ -389,6 +433,8 @@ class Runtime:
             ctx = {name: str(value) for name, value in ctx.items()}
         if fault("ctx-fixed"):
             ctx = {**ctx, "attempt": 1, "meta": {}, "trace": "", "reply_to": ""}
+        if fault("no-stateless") and ctx.get("key") is None:
+            return {"error": {"code": "no_key", "status": 400}}, KEEP
         handler = ctx.get("handler", "call")
         if handler == "call" and fault("no-default"):
             handler = "none"
@@ -468,7 +514,7 @@ class Call:
 
     def change(self):
         if self.state is ABSENT:
-            return KEEP if self.text is None and not (fault("deletes-nothing") and self.assigned) else ABSENT
+            return KEEP if self.text is None else ABSENT
         if not self.assigned and (dump(self.state) == self.text or fault("misses-in-place")):
             return KEEP
         if self.reads_only and not fault("reader-writes"):
@@ -506,7 +552,7 @@ class Call:
             elif name == "reply":
                 response = value
             elif name == "unwritable":
-                response = float("nan")
+                response = "\ud800" if fault("raw-surrogate") else float("nan")
             elif name == "reply_state":
                 state = self.state
                 if fault("reads-the-old"):
@@ -534,7 +580,9 @@ class Call:
                 else:
                     print(value, file=sys.stderr, flush=True)
             elif name == "log":
-                print(value, file=sys.stderr, flush=True)
+                print(value, file=sys.stdout if fault("logs-to-stdout") else sys.stderr, flush=True)
+            elif name == "sleep" and fault("impatient"):
+                raise TimeoutError
             elif name == "sleep":
                 time.sleep(value / 1000)
             elif name == "exit":
@@ -571,6 +619,8 @@ def spoil(value, depth=0):
         return [spoil(each, depth + 1) for each in value]
     if isinstance(value, float) and fault("rounds"):
         return float(f"{value:.6g}")
+    if isinstance(value, float) and fault("truncates"):
+        return int(value)
     if not isinstance(value, str):
         return value
     match FAULT:

@@ -73,7 +73,7 @@ def _at_the_end(seen: Sighting) -> Iterator[Advice]:
         how = "is still there" if seen.status is None else f"left with exit status {seen.status}"
         how = how if seen.signal is None else f"was ended by signal {seen.signal}"
         yield Advice(
-            Fault.EXIT_STATUS,
+            Fault.ENDS_OTHERWISE,
             f"it {how}" + _because(seen.log),
             "a process that a function ends has ended, with that status: let it go",
         )
@@ -118,6 +118,13 @@ def _of_a_line(seen: Sighting, line: bytes) -> Iterator[Advice]:
             'a program that cannot may be run with correlate = "order", one message at a time',
         )
     elif answered_id == wanted_id or wanted_id is None:
+        if any((read_frame(other) or {}).get("id") == answered_id for other in seen.after_more):
+            yield Advice(
+                Fault.TWICE,
+                f"two lines answer {answered_id}, of which this is the first: {shown(line)}",
+                "what a function prints must not be taken for its answer: point stdout at stderr before user "
+                "code is loaded, and write frames to a private descriptor",
+            )
         fault, remedy = fault_of(seen.wanted, frame, seen.difference)
         yield Advice(fault, f"its answer is another: {seen.difference}", remedy)
     elif answered_id in seen.answered:
@@ -233,6 +240,12 @@ def _of_silence(seen: Sighting) -> Iterator[Advice]:
             Fault.STOPPED_READING,
             f"it took {taken} bytes of a line of {seen.last_bytes} and then stopped reading",
             "read up to the newline, however long the line is; a frame may have some MiB",
+        )
+    elif isinstance(seen.wanted, Mapping) and "hello" in seen.wanted and _has_answer(seen, seen.after_more):
+        yield Advice(
+            Fault.NO_HELLO,
+            "it says no hello, and answers",
+            'write {"hello":{"protocol":1,...}} first: without one it gets a message at a time',
         )
     elif _has_answer(seen, seen.after_more):
         yield Advice(

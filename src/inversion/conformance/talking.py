@@ -17,6 +17,8 @@ from inversion.processes.child import Exit
 #: How long a missing line is looked for, by each means.
 _SEARCH_S: Final = 1.0
 _MOST_FOUND: Final = 8
+#: What was written together comes together.
+_AT_ONCE_S: Final = 0.05
 #: Between two pieces of a line that goes out in pieces: enough for most of them to be read one by one.
 _DRIP_S: Final = 0.001
 #: Whom a message is for that nobody handles.
@@ -113,8 +115,10 @@ class Talk:
             if ended is None and not after_more:
                 peer.close_stdin()
                 await self._find(after_eof, _MOST_FOUND)
+        elif line is not None:
+            await peer.until(lambda: bool(peer.lines), _AT_ONCE_S)
+            after_more += list(peer.lines)[:_MOST_FOUND]
         await peer.end()
-        await trio.lowlevel.checkpoint()  # what it logged last
         return attrs.evolve(
             self._sighting(ended),
             wanted=wanted,
