@@ -9,6 +9,8 @@ snapshots         all of that in one snapshot of the database, and what must be 
 insisting         a call until it is answered
 outside           messages from outside and questions that are handed on
 naps              who sleeps while messages for it come and go
+orders            requests to a server outside that counts keys
+chimes            schedules of every minute, set back
 talking           asks and looks, and sees it all to its end
 nodes             `inversion serve`, some of them on one database, started again when they end
 clients           HTTP clients that write the history

@@ -33,6 +33,8 @@ ALTERED_FILE: Final = Path(__file__).parents[1] / "altered_node.py"
 CLOCKS_OFF_S: Final = (0, 3_600, -3_600)
 #: In a short run a lease runs out as often in a minute as 10 s do in many.
 SHORT_LEASE_S: Final = 1.0
+#: How soon a schedule that was set back is noticed.
+CRON_S: Final = 0.2
 #: Of a ball, and those who hear what is told everybody: in a long run and in a short one.
 HOPS: Final = (1_000, 200)
 CROWD: Final = (100, 30)
@@ -76,7 +78,9 @@ class Campaign:
         self.final_reads = 0
         self._dice = random.Random(f"campaign {options.seed}")
         program = (str(ALTERED_FILE),) if options.bug is None else (str(BUGS_FILE), options.bug)
-        lease = {} if options.long else {"INVERSION_LEASE_S": str(SHORT_LEASE_S)}
+        environ = {"INVERSION_CRON_S": str(CRON_S)}
+        if not options.long:
+            environ["INVERSION_LEASE_S"] = str(SHORT_LEASE_S)
         names = [f"n{number}" for number in range(options.nodes)]
         self.nodes = [
             Node(
@@ -84,7 +88,7 @@ class Campaign:
                 folder / name,
                 Wire(database_url, folder / name, self._dice.uniform),
                 program,
-                {**lease, "INVERSION_CLOCK_OFF_S": str(CLOCKS_OFF_S[number % len(CLOCKS_OFF_S)])},
+                {**environ, "INVERSION_CLOCK_OFF_S": str(CLOCKS_OFF_S[number % len(CLOCKS_OFF_S)])},
                 self.kept if options.bug is None else None,
             )
             for number, name in enumerate(names)
@@ -125,6 +129,7 @@ class Campaign:
                         for node in self.nodes:
                             await nursery.start(node.wire.run)
                             starting.start_soon(node.start)
+                    await nursery.start(self.talking.serve)
                     nursery.start_soon(self._look_for_ever)
                     nursery.start_soon(self._tick_for_ever)
                     nursery.start_soon(self._say_for_ever)

@@ -1,6 +1,7 @@
 """Entities that talk: accounts, players, a crowd and clocks. `wrong` in a state is what must never happen."""
 
 import time
+from datetime import datetime
 
 from shim import Refused, handler, serve
 
@@ -164,6 +165,33 @@ def number(ctx, _message):
 
 
 @handler
+def order(ctx, message):
+    state = buyer(ctx)
+    ctx.state = {**state, "ordered": state["ordered"] + 1}
+    ctx.http(message["url"], {"token": message["token"]}, reply_to="answered")
+    if message["refused"]:
+        raise Refused("thought_better", "not committed", status=422)
+
+
+@handler
+def answered(ctx, _answer):
+    state = buyer(ctx)
+    ctx.state = {**state, "answered": state["answered"] + 1}
+
+
+@handler
+def strike(ctx, _message):
+    """A schedule of every minute: each once, in its order."""
+    scheduled = datetime.fromisoformat(ctx.meta["scheduled"].replace("Z", "+00:00"))
+    minute = int(scheduled.timestamp()) // 60
+    state = ctx.state or {"first": minute, "last": minute - 1, "wrong": []}
+    wrong = state["wrong"]
+    if minute != state["last"] + 1:
+        wrong = [*wrong, f"{minute} has struck after {state['last']}"]
+    ctx.state = {**state, "last": minute, "wrong": wrong}
+
+
+@handler
 def wind(ctx, message):
     """Sets the timer of that name, or sets it anew; `bell` is who hears it."""
     state, name, token = clock(ctx), message["name"], message["token"]
@@ -214,6 +242,10 @@ def account(ctx):
 
 def mailbox(ctx):
     return ctx.state or {"poked": 0, "asked": 0, "wrong": []}
+
+
+def buyer(ctx):
+    return ctx.state or {"ordered": 0, "answered": 0}
 
 
 def napper(ctx):

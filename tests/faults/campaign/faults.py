@@ -90,8 +90,12 @@ class Faults:
                 await stop.wait()
                 return
             if not bag:
-                bag = [*self.kinds, *(7 * DEATHS if self._long else (cut.value for cut in OFTEN))]
-                self._dice.shuffle(bag)
+                more = 7 * DEATHS if self._long else [cut.value for cut in OFTEN]
+                # Each once before any again: on a busy machine a short run has time for few.
+                bag = [
+                    *self._dice.sample(more, len(more)),
+                    *self._dice.sample([*self.kinds], len(self.kinds)),
+                ]
             await self.strike(bag.pop())
 
     async def strike(self, kind: str) -> None:

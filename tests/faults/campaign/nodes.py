@@ -15,6 +15,7 @@ from typing import Final
 import attrs
 import orjson
 import trio
+from tests.faults.campaign import chimes
 from tests.faults.campaign.cuts import Wire
 from tests.faults.history.models import DRAW, PROGRAM
 from tests.faults.soak import below
@@ -28,6 +29,11 @@ FUNCTION_TIMEOUT: Final = "2s"
 LAST_LINES: Final = 20  #: of a log
 #: Functions that talk: whatever befalls them, no message is ever given up.
 TALKING: Final = 'retry = { attempts = 1_000, pause = "20ms", longest_pause = "300ms" }'
+#: To the server outside (orders.py), until it has answered.
+OUTSIDE: Final = """allow = ["127.0.0.1"]
+timeout = "3s"
+retry = { attempts = 1_000, pause = "50ms", longest_pause = "300ms" }
+"""
 
 _FUNCTION = """
 [functions.{name}]
@@ -50,7 +56,7 @@ def write_functions(folder: Path) -> list[str]:
         shutil.copy(here / "entities.js", folder)
         shutil.copy(ROOT / "runtimes/node/shim.js", folder)
         names += ["counter-js", "life-js", f"{PROGRAM}-js"]
-    toml = "[http]\nread_state = true\n"
+    toml = f"[http]\nread_state = true\n{OUTSIDE}"
     for name in names:
         program, file = ("node", "entities.js") if name.endswith("js") else (sys.executable, "entities.py")
         toml += _FUNCTION.format(
@@ -70,7 +76,7 @@ def write_functions(folder: Path) -> list[str]:
         processes=5,  # three nap
         state="true",
     )
-    toml += TALKING
+    toml += TALKING + chimes.TOML
     (folder / "inversion.toml").write_text(toml)
     return names
 

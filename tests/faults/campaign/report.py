@@ -34,6 +34,8 @@ TALKING: Final = (
     "outputs",
     "forwards",
     "naps",
+    "orders",
+    "minutes that struck",
 )
 
 

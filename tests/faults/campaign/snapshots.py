@@ -25,7 +25,10 @@ _STATES: Final = """
      WHERE function = %s AND state IS NOT NULL AND (%s::text[] IS NULL OR key = ANY (%s))
 """
 _MESSAGES: Final = "SELECT key, sender, handler, body FROM inversion.message WHERE function = %s"
-_PUBLICATIONS: Final = "SELECT sender FROM inversion.message WHERE function = '~topic'"
+_OURS: Final = "SELECT function, sender FROM inversion.message WHERE function IN ('~topic', '~http')"
+_SCHEDULES: Final = """
+    SELECT substr(name, 2), extract(epoch FROM last_at)::int8 / 60 FROM inversion.cron WHERE function = %s
+"""
 _TIMERS: Final = """
     SELECT key, name, target_key, handler, body, attempt, due_at - born_at = (body::json->>'delay')::interval
       FROM inversion.timer WHERE function = %s
@@ -61,10 +64,13 @@ class Snapshot:
     letters: Sequence[str]  #: dead ones that nobody expects
     misdirected: int  #: dead letters that were to be
     publications: Counter[str] = attrs.field(factory=Counter)  #: under way, by who published
+    requests: Counter[str] = attrs.field(factory=Counter)  #: to the world outside, by who asked
+    schedules: Mapping[str, int] = attrs.field(factory=dict)  #: by who hears them, the minute they are at
 
     @property
     def under_way(self) -> int:
-        return len(self.messages) + len(self.timers) + self.publications.total()
+        ours = self.publications.total() + self.requests.total()
+        return len(self.messages) + len(self.timers) + ours
 
 
 @attrs.define
@@ -102,7 +108,8 @@ def take(url: str, keys: Sequence[str] | None = None) -> Snapshot:
         messages = connection.execute(_MESSAGES, (FUNCTION,)).fetchall()
         timers = connection.execute(_TIMERS, (FUNCTION,)).fetchall()
         letters = connection.execute(_LETTERS).fetchall()
-        publications = connection.execute(_PUBLICATIONS).fetchall()
+        ours = connection.execute(_OURS).fetchall()
+        schedules = connection.execute(_SCHEDULES, (FUNCTION,)).fetchall()
         ((misdirected,),) = connection.execute(_EXPECTED).fetchall()
     return Snapshot(
         {key: orjson.loads(state) for key, state in states},
@@ -116,7 +123,11 @@ def take(url: str, keys: Sequence[str] | None = None) -> Snapshot:
         ],
         [f"{handler} of {key}: {error}" for key, handler, error in letters],
         misdirected,
-        Counter(sender.partition("/")[2] for (sender,) in publications),
+        *(
+            Counter(sender.partition("/")[2] for function, sender in ours if function == which)
+            for which in ("~topic", "~http")
+        ),
+        {f"chime-{number}": int(minute) for number, minute in schedules},
     )
 
 

@@ -17,9 +17,11 @@ from typing import Any, Final
 import attrs
 import psycopg
 import trio
+from tests.faults.campaign.chimes import Chimes
 from tests.faults.campaign.clockwork import program_of
 from tests.faults.campaign.insisting import Door, Insisting
 from tests.faults.campaign.naps import Naps
+from tests.faults.campaign.orders import Orders
 from tests.faults.campaign.outside import Outside
 from tests.faults.campaign.snapshots import (
     FUNCTION,
@@ -89,6 +91,8 @@ class Talking:
         self._insisting = Insisting(doors, self._dice, self._note)
         self._outside = Outside(self._insisting, run, self._dice)
         self._naps = Naps(self._insisting, doors, run, self._dice)
+        self._chimes = Chimes(database_url)
+        self._orders = Orders(self._insisting, run, self._dice)
         self._hops = hops
         self._look_s = look_s
         self._cast = Cast(
@@ -96,7 +100,12 @@ class Talking:
             [f"{run}-spreader-{number}" for number in range(SPREADERS)],
             [f"crowd-{number}" for number in range(crowd)],
             publishers=[f"{run}-publisher"],
-            others=[*self._outside.keys, *self._naps.keys],
+            others=[
+                *self._outside.keys,
+                *self._naps.keys,
+                *self._chimes.keys,
+                *self._orders.keys,
+            ],
         )
         self._asked: Counter[str] = Counter()
         self._payments: list[Payment] = []
@@ -104,6 +113,10 @@ class Talking:
         self._told: Counter[str] = Counter()  #: by spreader, how often it was to tell everybody
         self._left: dict[str, Mapping[str, Any] | None] = {}  #: who has ended, and what was left
         self._looking = trio.Lock()
+
+    async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """The world outside, as long as anything is under way; with it schedules and those who nap too."""
+        await self._orders.serve(task_status)
 
     async def run(self, stop: trio.Event) -> None:
         """Ask and look until it is time to stop, and what was begun is asked."""
@@ -121,6 +134,9 @@ class Talking:
                     asking.start_soon(self._publish, stop)
                     asking.start_soon(self._outside.send_for_ever, stop)
                     asking.start_soon(self._outside.forward_for_ever, stop)
+                if self._orders.served:
+                    asking.start_soon(self._chimes.set_back_for_ever, stop)
+                    asking.start_soon(self._orders.order_for_ever, stop)
                     for napper in self._naps.nappers:
                         asking.start_soon(self._naps.tell_for_ever, napper, stop)
             nursery.cancel_scope.cancel()
@@ -168,6 +184,7 @@ class Talking:
                 yield f"{key} has heard {heard}, and was told {dict(self._told)}"
         yield from self._outside.unlike_asked(snapshot)
         yield from self._naps.unlike_asked(snapshot)
+        yield from self._orders.unlike_asked(snapshot)
         for key, state in self._left.items():
             if snapshot.states.get(key) != state:
                 yield f"{key} had ended, and has changed: {snapshot.states.get(key)} after {state}"
@@ -248,7 +265,7 @@ class Talking:
         """All of it at one moment. None: the database is away."""
         async with self._looking:
             cast, asked = self._cast.copy(), set(self._ended)
-            acknowledged = self._outside.acknowledged()
+            acknowledged, begun = self._outside.acknowledged(), self._chimes.begun()
             try:
                 keys = sorted(cast.keys)
                 snapshot = await trio.to_thread.run_sync(take, self._database_url, keys)
@@ -256,12 +273,15 @@ class Talking:
                 return None
             self.counts["snapshots"] += 1
             self.counts["seen under way"] += snapshot.under_way
-            self.counts |= self._outside.counts | self._naps.counts
+            self.counts |= self._outside.counts | self._naps.counts | self._orders.counts
+            self.counts["minutes that struck"] = self._chimes.counted(snapshot)
             for sentence in (
                 *faults_of(snapshot, cast),
                 *strangers(snapshot, self._cast.keys),
                 *self._outside.faults_of(snapshot, acknowledged),
                 *self._naps.faults_of(snapshot),
+                *self._chimes.faults_of(snapshot, begun),
+                *self._orders.faults_of(snapshot),
             ):
                 self._note(sentence)
             self._dismiss(snapshot, cast, asked)
