@@ -22,6 +22,7 @@ DELAYED: Final = 0.2
 OUTPUTS: Final = 0.3  #: of the sends, that somebody waits for what came of them
 WITHDRAWN: Final = 0.1  #: as often as there are sends
 PAUSE_S: Final = 0.08
+OUTPUT_S: Final = 30.0  #: a run must end though an output never comes
 
 
 class Outside:
@@ -56,7 +57,9 @@ class Outside:
 
     async def _await_output(self, mailbox: str, location: str) -> None:
         """Each poke is told another number."""
-        answer = await self._insisting.raw(get(f"{location}?wait=5s".encode()), 200)
+        answer = None
+        with trio.move_on_after(OUTPUT_S):  # what never comes is seen under way at the end
+            answer = await self._insisting.raw(get(f"{location}?wait=5s".encode()), 200)
         if answer is not None:
             output = mailbox, int(answer.body)
             if output in self._outputs:
