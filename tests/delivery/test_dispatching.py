@@ -133,6 +133,16 @@ async def test_a_poison_message_blocks_its_pair_alone_and_that_until_it_is_dead(
         assert state["seen"][2] == "behind"
 
 
+async def test_a_time_that_has_long_passed_makes_a_message_no_older(
+    start_node: StartNode, obedient_toml: str, database_url: str
+) -> None:
+    toml = obedient_toml.replace("attempts = 3", "attempts = 1000")
+    async with start_node(toml) as node:
+        await node.call("a/x", {"do": [send("y", LATER, at="2020-02-02T02:02:02Z", name="old")]})
+        await until_sql(database_url, "SELECT max(failures) > 1 FROM inversion.timer", (True,))
+        assert sql(database_url, "SELECT count(*) FROM inversion.dead_letter") == [(0,)]
+
+
 async def test_metrics_say_what_became_of_messages_and_what_waits(
     start_node: StartNode, obedient_toml: str, database_url: str
 ) -> None:

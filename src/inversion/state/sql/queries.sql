@@ -453,7 +453,7 @@ UPDATE inversion.timer AS x
   FROM due AS d
  WHERE x.function = d.function AND x.key = d.key AND x.name = d.name
 RETURNING x.function, x.key, x.name, x.id, x.target_function, x.target_key, x.handler, x.body, x.reply_to, x.hops,
-          x.attempt, x.failures, (extract(epoch FROM now() - d.due_at) * 1000)::int8;
+          x.attempt, x.failures, (extract(epoch FROM now() - greatest(d.due_at, x.born_at)) * 1000)::int8;
 
 -- name: renew_messages
 -- Rows that are just being committed are left out: they need no lease.
