@@ -109,15 +109,24 @@ def test_ctrl_c_ends_the_program_as_well(tmp_path: Path) -> None:
     (tmp_path / "silent.py").write_text(
         f"import os, time\nopen({str(started)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)\n"
     )
-    command = [sys.executable, "-m", "inversion", "check", "--timeout", "60", sys.executable, "silent.py"]
+    check = [sys.executable, "-m", "inversion", "check", "--timeout", "60", sys.executable, "silent.py"]
+    # a shell starts what is to run in the background with SIGINT ignored: not so a terminal
+    heeds = "import os, signal, sys; signal.signal(2, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
     with subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        [sys.executable, "-c", heeds, *check],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
     ) as process:
-        deadline_s = time.monotonic() + WAIT_S
-        while not (started.exists() and started.read_text()) and time.monotonic() < deadline_s:
-            time.sleep(0.01)
-        os.kill(process.pid, signal.SIGINT)
-        process.communicate(timeout=WAIT_S)
+        try:
+            deadline_s = time.monotonic() + WAIT_S
+            while not (started.exists() and started.read_text()) and time.monotonic() < deadline_s:
+                time.sleep(0.01)
+            os.kill(process.pid, signal.SIGINT)
+            process.communicate(timeout=WAIT_S)
+        finally:
+            process.kill()
     assert process.returncode == 130
     pid = int(started.read_text())
     deadline_s = time.monotonic() + WAIT_S
