@@ -150,7 +150,7 @@ def _table(found: Sequence[Found], seconds: float, rounds: int) -> str:
     about = machine.describe()
     lines = [
         f"{time.strftime('%Y-%m-%d')}, {about['cores']} cores, {about['cpu']}. Median of {STARTS} starts."
-        f" Calls with {CONNECTIONS} connections over {KEYS:,} keys, median of {rounds} rounds of {seconds:g} s;"
+        f" Calls with {CONNECTIONS} connections over {KEYS:,} keys, median of {rounds} x {seconds:g} s;"
         " beside it, how many times Python's that is.",
         "",
         "| language | shim, lines | start | calls a second | |",
