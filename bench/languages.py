@@ -48,7 +48,7 @@ class Found:
 
     @property
     def shim_lines(self) -> int:
-        (shim,) = (name for name in self.language.files if name.lower().startswith("shim."))
+        (shim,) = (name for name in self.language.files if name.startswith("shim."))
         return len((self.language.folder / shim).read_text(encoding="utf-8").splitlines())
 
 

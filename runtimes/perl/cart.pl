@@ -2,7 +2,7 @@
 use v5.36;
 use FindBin;
 use lib $FindBin::Bin;
-use Shim;
+use shim;
 
 my $max_per_item = 100;    # more than a household buys: the shop says "out of stock" before it is
 

@@ -2,7 +2,7 @@
 use v5.36;
 use FindBin;
 use lib $FindBin::Bin;
-use Shim;
+use shim;
 
 handler add => sub ($ctx, $message) {
     my $amount = $message // 1;

@@ -4,7 +4,7 @@ use FindBin;
 use lib $FindBin::Bin;
 use JSON::PP ();
 use POSIX    ();
-use Shim;
+use shim;
 
 my %does = (
     put    => sub ($ctx, $value) { $ctx->state($value) },

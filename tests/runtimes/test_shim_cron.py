@@ -19,7 +19,7 @@ CODE = {
     "node": f"const {{ handler, serve }} = require('./shim')\nhandler('all', () => 1)\n"
     f"serve({{ cron: {CRON} }})\n",
     "bash": f". ./shim.sh\nhandler all\nall() {{ answer 1; }}\nserve '{CRON}'\n",
-    "perl": "use v5.36; use JSON::PP; use lib '.'; use Shim;\nhandler all => sub ($ctx, $message) {};\n"
+    "perl": "use v5.36; use JSON::PP; use lib '.'; use shim;\nhandler all => sub ($ctx, $message) {};\n"
     f"serve cron => decode_json('{CRON}');\n",
     "ruby": f"require './shim'\nhandler(:all) {{ |ctx, message| }}\nserve cron: JSON.parse('{CRON}')\n",
     "php": "<?php require './shim.php';\nInversion\\handler('all', fn () => 1);\n"

@@ -126,7 +126,7 @@ PERL_CODE = """
 use v5.36;
 use FindBin;
 use lib $FindBin::Bin;
-use Shim;
+use shim;
 
 handler all => sub ($ctx, $message) {
     my %charge = (function => 'payment', key => 'o1', handler => 'charge');
@@ -329,7 +329,7 @@ LANGUAGES = {
     "python": (["python3", "function"], "python/shim.py", PYTHON_CODE),
     "node": (["node", "function"], "node/shim.js", NODE_CODE),
     "bash": (["bash", "function"], "bash/shim.sh", BASH_CODE),
-    "perl": (["perl", "function"], "perl/Shim.pm", PERL_CODE),
+    "perl": (["perl", "function"], "perl/shim.pm", PERL_CODE),
     "ruby": (["ruby", "function"], "ruby/shim.rb", RUBY_CODE),
     "php": (["php", "function"], "php/shim.php", PHP_CODE),
     "lua": (["lua", "function"], "lua/shim.lua", LUA_CODE),

@@ -32,7 +32,7 @@ FUNCTIONS = {
     ),
     "perl": (
         "perl",
-        "use v5.36; use JSON::PP; use lib '.'; use Shim;\nhandler all => sub ($ctx, $message) { 1 }, "
+        "use v5.36; use JSON::PP; use lib '.'; use shim;\nhandler all => sub ($ctx, $message) { 1 }, "
         f"reads_only => 1, input => decode_json('{INPUT}'), output => decode_json('{OUTPUT}');\nserve;\n",
     ),
     "ruby": (

@@ -1,10 +1,10 @@
-package Shim;    # inversion for Perl, in one file: copy it beside your function. Core modules only, Perl 5.36+.
+package shim;    # inversion for Perl, in one file: copy it beside your function. Core modules only, Perl 5.36+.
 
 =pod
 
     use FindBin;
     use lib $FindBin::Bin;
-    use Shim;
+    use shim;
 
     handler add => sub ($ctx, $message) {
         refuse bad_amount => 'add takes a whole number', status => 422 unless whole_number $message;
@@ -52,7 +52,7 @@ sub handler ($name, $code, %options) {
 sub refuse ($code, $message = '', %options) {
     $options{retry} &&= !!1;
     delete $options{retry} unless $options{retry};
-    die bless { status => 400, %options, code => $code, message => $message }, 'Shim::Refused';
+    die bless { status => 400, %options, code => $code, message => $message }, 'shim::Refused';
 }
 
 sub is_number ($value) {
@@ -96,7 +96,7 @@ sub _answer ($frame) {
 sub _run ($call, $message, $stored) {
     my $name = $call->{handler} //= 'call';
     my ($code, $reads_only) = ($handlers{$name} // {})->@{qw(code reads_only)};
-    my $ctx = bless { call => $call, stored => $stored, reads_only => $reads_only, effects => [] }, 'Shim::Context';
+    my $ctx = bless { call => $call, stored => $stored, reads_only => $reads_only, effects => [] }, 'shim::Context';
     my @answer;
     {    # a `next` or `last` of the handler ends here
         @answer = eval {
@@ -108,11 +108,11 @@ sub _run ($call, $message, $stored) {
     }
     return @answer if @answer;
     my $problem = $@ || "it was left by next or last\n";
-    my $error   = eval { ref $problem eq 'Shim::Refused' && _json({ %$problem }, 'the error') };
+    my $error   = eval { ref $problem eq 'shim::Refused' && _json({ %$problem }, 'the error') };
     return ",\"error\":$error" if $error;
     $problem = $@ || $problem;
-    my $shown = ref $problem eq 'Shim::NotJson' ? $$problem : ref $problem || 'die';    # the rest is for the log
-    warn "shim: handler $name: ", (ref $problem eq 'Shim::NotJson' ? "$shown\n" : $problem);
+    my $shown = ref $problem eq 'shim::NotJson' ? $$problem : ref $problem || 'die';    # the rest is for the log
+    warn "shim: handler $name: ", (ref $problem eq 'shim::NotJson' ? "$shown\n" : $problem);
     return ',"error":' . _json({ code => 'function_error', message => "$shown in handler $name" });
 }
 
@@ -128,7 +128,7 @@ sub _json ($value, $what = '') {
         $characters;
     };
     return $text if defined $text;
-    die bless \"$what is not JSON: @{[$@ =~ s/( at \S+ line .*)?\n//sr]}", 'Shim::NotJson';
+    die bless \"$what is not JSON: @{[$@ =~ s/( at \S+ line .*)?\n//sr]}", 'shim::NotJson';
 }
 
 sub _text ($value, $depth) {
@@ -151,7 +151,7 @@ sub _text ($value, $depth) {
     die "it holds a $ref\n";
 }
 
-package Shim::Context;
+package shim::Context;
 
 for my $field (qw(function key handler version attempt now deadline seed trace meta reply_to)) {
     no strict 'refs';
@@ -163,7 +163,7 @@ sub state ($ctx, @new) {
     if (!CORE::exists $ctx->{has}) {    # the first one gets the value, the others one of their own, from its text
         my $stored = $ctx->{stored};
         $ctx->{has} = !!$stored;
-        $stored->{text} //= Shim::_json($stored->{value}, 'the state') if $stored;
+        $stored->{text} //= shim::_json($stored->{value}, 'the state') if $stored;
         $ctx->{value} = CORE::exists $stored->{value} ? CORE::delete $stored->{value} : $decoder->decode($stored->{text}) if $stored;
     }
     return $ctx->{value};
@@ -185,13 +185,13 @@ sub subscribe ($ctx, $topic, @handler) {
 
 sub effect ($ctx, $effect) {    # kept as text: what it is made of may change after that
     $ctx->_may('have effects');
-    push $ctx->{effects}->@*, Shim::_json($effect, 'an effect');
+    push $ctx->{effects}->@*, shim::_json($effect, 'an effect');
     return;
 }
 
 sub _may ($ctx, $what) {
     die "declared reads_only: it cannot $what\n" if $ctx->{reads_only};
-    Shim::refuse(no_key => "call it with a key: without one it cannot $what") unless defined $ctx->key;
+    shim::refuse(no_key => "call it with a key: without one it cannot $what") unless defined $ctx->key;
     return 1;
 }
 
@@ -199,7 +199,7 @@ sub _left ($ctx) {
     return unless CORE::exists $ctx->{has};
     my $stored = $ctx->{stored};
     return $ctx->{assigned} && $stored ? {} : undef unless $ctx->{has};
-    my $text = Shim::_json($ctx->{value}, 'the state');
+    my $text = shim::_json($ctx->{value}, 'the state');
     return undef if !$ctx->{assigned} && $text eq $stored->{text};
     $ctx->_may('change the state') unless $ctx->{assigned};
     return { text => $text };
