@@ -44,9 +44,9 @@ async def test_a_poison_row_among_64_fails_alone(
     batches: list[int] = []
     original = rows.commit_statement
 
-    def commit_statement(commits: Sequence[Commit]) -> object:
+    def commit_statement(commits: Sequence[Commit], *, looks: bool = True) -> object:
         batches.append(len(commits))
-        return original(commits)
+        return original(commits, looks=looks)
 
     monkeypatch.setattr(rows, "commit_statement", commit_statement)
     monkeypatch.setattr(roster, "HELD_S", 60.0)  # all of them are to reach the function before it answers one

@@ -123,8 +123,8 @@ def _watch_statements(fuse: Fuse, lose: Lose | None) -> None:
     statements: dict[Connection, str] = {}
     resolving: set[Connection] = set()
 
-    def watched_statement(commits: Sequence[rows.Commit]) -> Any:
-        statement, parameters = statement_of(commits)
+    def watched_statement(commits: Sequence[rows.Commit], *, looks: bool = True) -> Any:
+        statement, parameters = statement_of(commits, looks=looks)
         kinds[id(parameters)] = _kind_of(commits)
         return statement, parameters
 
@@ -156,7 +156,8 @@ def _watch_statements(fuse: Fuse, lose: Lose | None) -> None:
             lost.append(name)
             self.close()
             raise committer.ConnectionLost("lost on purpose after it was answered", sent=True)
-        if result.count or not name.startswith("claim"):  # of nothing it is none
+        claimed = result.count and result.value(0, 0) is not None
+        if claimed or not name.startswith("claim"):  # of nothing it is none
             fuse.at(f"{name}: answered")
         return result
 

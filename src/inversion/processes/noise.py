@@ -15,11 +15,8 @@ from typing import Final
 from inversion.processes.log_lines import LogLines
 from inversion.watch import Watch
 
-#: Of the loop's time, for each pipe that answers come from.
+#: Of the loop's time, for each pipe: a neighbour's p99 must not show it.
 SHARE: Final = 0.02
-#: And for one that nothing waits for. It is used in one piece at each sweep (50 ms): so few of a neighbour's
-#: calls are under way then that their p99 does not show it. Still some hundred lines a second.
-LOG_SHARE: Final = 0.002
 #: May be used up at once: the traceback and the greeting of an honest program are not held back.
 BURST_S: Final = 0.02
 #: Each answer earns so much: a program that prints some lines for each call is not held back, at any rate.
@@ -37,12 +34,11 @@ _LEAST_READ_BYTES: Final = 64
 class Noise:
     """A pipe's bucket. Whoever reads the pipe tells what that cost."""
 
-    __slots__ = ("_file", "_paused", "_share", "_swept_s", "_watch", "left_s")
+    __slots__ = ("_file", "_paused", "_swept_s", "_watch", "left_s")
 
-    def __init__(self, watch: Watch, file: int, share: float = SHARE) -> None:
+    def __init__(self, watch: Watch, file: int) -> None:
         self._watch = watch
         self._file = file
-        self._share = share
         self.left_s = BURST_S  #: whoever reads may add ANSWER_S for each answer
         self._swept_s = perf_counter()
         self._paused = False
@@ -56,7 +52,7 @@ class Noise:
 
     def sweep(self, now_s: float, call: Callable[[], None]) -> None:
         """Time has passed: `call` reads the pipe again, if it was left alone and there is some share."""
-        self.left_s = min(self.left_s + self._share * (now_s - self._swept_s), BURST_S)
+        self.left_s = min(self.left_s + SHARE * (now_s - self._swept_s), BURST_S)
         self._swept_s = now_s
         if self._paused and self.left_s > 0:
             self._paused = False
@@ -75,7 +71,7 @@ class LogPipe:
         self._file = file
         self._lines = lines
         self._read_bytes = _READ_BYTES
-        self._noise = Noise(watch, file, LOG_SHARE)
+        self._noise = Noise(watch, file)
         self.stop = self._noise.stop
         watch.add(file, self._read)
 
