@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from tests.conformance.matrix import SABOTAGE
 
+pytestmark = pytest.mark.slow  # each starts a command, and some wait for what does not come
 WAIT_S = 150
 HONEST = (sys.executable, "-S", str(SABOTAGE))
 

@@ -249,6 +249,7 @@ async def test_as_many_run_at_a_time_as_there_may_be_and_the_rest_waits(tmp_path
         assert [(await client.answer()).body for client in clients] == [b"hello"] * 5
 
 
+@pytest.mark.slow
 async def test_who_waits_too_long_for_a_process_is_told_so(tmp_path: Path):
     script = "printf 'Content-Type: a/b\\n\\n'; while :; do echo x; sleep 0.05; done"
     async with cgi_door(shell(tmp_path, script, processes=Processes(0, 1), timeout_s=2)) as door:
