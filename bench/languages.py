@@ -21,7 +21,7 @@ import attrs
 import trio
 
 from bench import load, machine, server
-from inversion import shipped, templates
+from inversion import templates
 from inversion.conformance.cases import Audience
 from inversion.conformance.cases import load as load_cases
 from inversion.conformance.playing import play
@@ -170,5 +170,4 @@ def _table(found: Sequence[Found], seconds: float, rounds: int) -> str:
 
 
 if __name__ == "__main__":
-    assert shipped.runtimes().is_dir()
     main()

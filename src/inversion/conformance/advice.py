@@ -2,7 +2,7 @@
 
 `Sighting` is what was seen where a line was expected: what came in its place, what was printed beside it,
 what came only when its input was closed, how it ended. `advise` names the fault, the likeliest first; where
-the answer came and is another one, `compare` says in words which of its fields differ.
+the answer came and is another one, `answers` says what became of it.
 """
 
 from __future__ import annotations

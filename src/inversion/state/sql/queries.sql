@@ -364,7 +364,7 @@ SELECT done.turn, true FROM done
 SELECT l.turn, false
   FROM (SELECT e.turn, e.needs FROM unnest($4::uuid[], $7::int8[]) AS e (turn, needs)
          UNION ALL SELECT s.turn, s.needs FROM unnest($8::uuid[], $9::int8[]) AS s (turn, needs)) AS l
-    -- nearly always all are done, and nothing of this is looked at
+ -- nearly always all are done, and nothing of this is looked at
  WHERE (SELECT count(*) FROM done) < cardinality($4::uuid[]) + cardinality($8::uuid[])
    AND l.needs > 1
    AND ((l.turn, l.needs) IN (SELECT c.turn, c.needs FROM complete AS c)) IS NOT TRUE;
